@@ -1,0 +1,50 @@
+/* Backends and devices. A backend lists and opens devices; a device has memory and an op table. Any number
+ * of devices of any backends may be open at once; nothing about a device is global. */
+#ifndef RONDO_CORE_BACKEND_H
+#define RONDO_CORE_BACKEND_H
+
+#include "core/ops.h"
+
+struct rondo_backend {
+    const char *name; /* the part of a device's name before ':' */
+    /* Appends this backend's devices; returns how many there are. No driver, no device: 0. */
+    size_t (*list)(struct rondo_device_info *devices, size_t capacity);
+    /* `which`: the part of the name after ':', or "". */
+    struct rondo_device *(*open)(const char *which, const struct rondo_device_options *options,
+                                 struct rondo_error *error);
+};
+
+/* What every device begins with; backends put their own fields after it. */
+struct rondo_device {
+    const struct rondo_backend *backend;
+    char description[160];
+    struct rondo_ops ops;
+
+    void (*close)(struct rondo_device *device);
+    uint64_t (*memory_available)(struct rondo_device *device);
+    /* Zeroed memory, aligned to 256 bytes at least. NULL when there is none left. */
+    void *(*allocate)(struct rondo_device *device, size_t size);
+    void (*release)(struct rondo_device *device, void *memory);
+    void (*write)(struct rondo_device *device, void *to, const void *from_host, size_t size);
+    void (*read)(struct rondo_device *device, void *to_host, const void *from, size_t size);
+    void (*copy)(struct rondo_device *device, void *to, const void *from, size_t size); /* on the device */
+    void (*synchronize)(struct rondo_device *device);
+    /* The device can use host memory at this address as weights, in place. NULL: it can not, weights are
+     * copied into memory from `allocate`. */
+    bool (*uses_host_memory)(struct rondo_device *device);
+    /* Makes the workspace for plans within `limits`; may be called again, workspace only grows. */
+    int (*reserve)(struct rondo_device *device, const struct rondo_limits *limits, struct rondo_error *error);
+    /* Bytes `reserve` would take. */
+    uint64_t (*workspace_size)(struct rondo_device *device, const struct rondo_limits *limits);
+    /* NULL when the slot does this as it should; else why not, in words. `args` is the op's struct. */
+    const char *(*supports)(struct rondo_device *device, enum rondo_op op, const void *args);
+};
+
+/* The backends this library was built with, NULL-terminated. Defined by the build (core/backends.c.in). */
+extern const struct rondo_backend *const rondo_backends[];
+
+/* Checks an op's arguments: shapes that must agree, dtypes that may meet, alignment, aliasing. `label` names
+ * the step in the message. Pointers are not followed. */
+int rondo_op_check(enum rondo_op op, const void *args, const char *label, struct rondo_error *error);
+
+#endif

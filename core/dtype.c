@@ -1,0 +1,129 @@
+/* Element types: names, sizes, conversions. */
+#include "core/dtype.h"
+
+#include <math.h>
+
+static const struct {
+    const char *name;
+    size_t size;
+} dtypes[RONDO_DTYPE_COUNT] = {
+    [RONDO_F32] = {"f32", 4},         [RONDO_BF16] = {"bf16", 2}, [RONDO_F16] = {"f16", 2},
+    [RONDO_F8_E4M3] = {"f8_e4m3", 1}, [RONDO_I32] = {"i32", 4},   [RONDO_U8] = {"u8", 1},
+};
+
+size_t rondo_dtype_size(enum rondo_dtype dtype)
+{
+    return dtype < RONDO_DTYPE_COUNT ? dtypes[dtype].size : 0;
+}
+
+const char *rondo_dtype_name(enum rondo_dtype dtype)
+{
+    return dtype < RONDO_DTYPE_COUNT ? dtypes[dtype].name : "unknown";
+}
+
+const char *rondo_mode_name(enum rondo_mode mode)
+{
+    return mode == RONDO_MODE_F32 ? "f32" : mode == RONDO_MODE_BF16 ? "bf16" : "fp8";
+}
+
+float rondo_f16_to_f32(uint16_t bits)
+{
+    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
+    uint32_t exponent = (bits >> 10) & 0x1fu, mantissa = bits & 0x3ffu;
+    if (exponent == 31)
+        return rondo_bits_to_f32(sign | 0x7f800000u | mantissa << 13);
+    if (exponent == 0) {
+        float magnitude = (float)mantissa * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return rondo_bits_to_f32(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+uint16_t rondo_f32_to_f16(float value)
+{
+    uint32_t bits = rondo_f32_to_bits(value);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return sign | 0x7e00;
+    if (magnitude >= 0x477ff000u) /* 65520: half a step over the largest half, rounds to infinity */
+        return sign | 0x7c00;
+    if (magnitude < 0x38800000u) { /* below 2^-14: the result counts in units of 2^-24 */
+        float scaled = rondo_bits_to_f32(magnitude) * 0x1p24f;
+        return sign | (uint16_t)lrintf(scaled);
+    }
+    uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+    return sign | (uint16_t)((rounded >> 13) - (112u << 10));
+}
+
+float rondo_e4m3_to_f32(uint8_t code)
+{
+    uint32_t exponent = (code >> 3) & 0xfu, mantissa = code & 7u;
+    float magnitude;
+    if (rondo_e4m3_is_nan(code))
+        return NAN;
+    if (exponent == 0)
+        magnitude = (float)mantissa * 0x1p-9f;
+    else
+        magnitude = rondo_bits_to_f32((exponent + 120) << 23 | mantissa << 20);
+    return code & 0x80 ? -magnitude : magnitude;
+}
+
+uint8_t rondo_f32_to_e4m3(float value)
+{
+    uint32_t bits = rondo_f32_to_bits(value);
+    uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return 0x7f;
+    if (magnitude >= 0x43e00000u) /* 448 and everything above saturates */
+        return sign | 0x7e;
+    if (magnitude < 0x3c800000u) { /* below 2^-6: the result counts in units of 2^-9 */
+        float scaled = rondo_bits_to_f32(magnitude) * 0x1p9f;
+        return sign | (uint8_t)lrintf(scaled);
+    }
+    uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
+    return sign | (uint8_t)((rounded >> 20) - (120u << 3));
+}
+
+float rondo_load(const void *data, enum rondo_dtype dtype, size_t index)
+{
+    switch (dtype) {
+    case RONDO_F32:
+        return ((const float *)data)[index];
+    case RONDO_BF16:
+        return rondo_bf16_to_f32(((const uint16_t *)data)[index]);
+    case RONDO_F16:
+        return rondo_f16_to_f32(((const uint16_t *)data)[index]);
+    case RONDO_F8_E4M3:
+        return rondo_e4m3_to_f32(((const uint8_t *)data)[index]);
+    case RONDO_I32:
+        return (float)((const int32_t *)data)[index];
+    default:
+        return (float)((const uint8_t *)data)[index];
+    }
+}
+
+void rondo_store(void *data, enum rondo_dtype dtype, size_t index, float value)
+{
+    switch (dtype) {
+    case RONDO_F32:
+        ((float *)data)[index] = value;
+        break;
+    case RONDO_BF16:
+        ((uint16_t *)data)[index] = rondo_f32_to_bf16(value);
+        break;
+    case RONDO_F16:
+        ((uint16_t *)data)[index] = rondo_f32_to_f16(value);
+        break;
+    case RONDO_F8_E4M3:
+        ((uint8_t *)data)[index] = rondo_f32_to_e4m3(value);
+        break;
+    case RONDO_I32:
+        ((int32_t *)data)[index] = (int32_t)value;
+        break;
+    default:
+        ((uint8_t *)data)[index] = (uint8_t)value;
+        break;
+    }
+}
