@@ -379,10 +379,12 @@ struct rondo_utf8_stream {
     unsigned char pending[4];
     int n_pending;
 };
-/* Appends `length` bytes; writes what is complete to out (capacity >= length + 4) and returns its length.
- * Bytes that can never become valid UTF-8 pass through as U+FFFD only when `replace`, else unchanged. */
+/* Appends `length` bytes; writes what is complete to `out` and returns its length. Capacity of out: length
+ * + 4, with `replace` 3 * (length + 4). Bytes that can never become valid UTF-8 come out as U+FFFD only
+ * when `replace`, else unchanged. */
 RONDO_API size_t rondo_utf8_stream_push(struct rondo_utf8_stream *stream, const char *bytes, size_t length,
                                         bool replace, char *out);
+/* Writes what is pending, at most 4 bytes: a sequence that was cut short. */
 RONDO_API size_t rondo_utf8_stream_finish(struct rondo_utf8_stream *stream, bool replace, char *out);
 
 struct rondo_chat_message {

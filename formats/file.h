@@ -1,0 +1,17 @@
+/* Small files: read whole, or written so that a reader sees the old one or the new one, never a part. */
+#ifndef RONDO_FORMATS_FILE_H
+#define RONDO_FORMATS_FILE_H
+
+#include "core/error.h"
+
+/* The bytes of a regular file of at most `limit` bytes, malloc'ed, with a NUL after the last; NULL on
+ * failure. `length` may be NULL. */
+char *rondo_file_read(const char *path, size_t limit, size_t *length, struct rondo_error *error);
+
+/* Writes to a temporary name beside `path`, fsyncs, renames. Nothing is left behind on failure. */
+int rondo_file_write(const char *path, const void *bytes, size_t length, struct rondo_error *error);
+
+/* "directory/name", malloc'ed; NULL with an error when memory is short. */
+char *rondo_path_join(const char *directory, const char *name, struct rondo_error *error);
+
+#endif
