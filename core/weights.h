@@ -29,7 +29,6 @@ struct rondo_weight_entry {
     int32_t layer;      /* -1: not in a layer */
     int32_t expert;     /* -1: not of a routed expert */
     int64_t rows, columns; /* [rows, columns]; vectors: [columns], rows 1 */
-    size_t offset;      /* where struct rondo_weights keeps it, see weights.c */
 };
 
 /* All tensors of a config, in the order of the layers; malloc'ed. NULL when there is no memory. */

@@ -1,0 +1,399 @@
+/* Weights: the check of a model's tensors against its config, and their place in a device's memory. */
+#include "core/weights.h"
+#include "core/dtype.h"
+#include "core/error.h"
+#include "core/weight_list.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- lookup ----------------------------------------------------------------------------------- */
+
+static const struct rondo_file_tensor *find_exact(const struct rondo_model *model, const char *name)
+{
+    size_t low = 0, high = model->n_tensors;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, model->tensors[middle].info.name);
+        if (order == 0)
+            return &model->tensors[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+const struct rondo_file_tensor *rondo_model_find(const struct rondo_model *model, const char *name)
+{
+    const struct rondo_file_tensor *found = find_exact(model, name);
+    const char *part = strstr(name, ".attention.");
+    if (found || !part)
+        return found;
+    char alias[160];
+    snprintf(alias, sizeof alias, "%.*s.self_attn.%s", (int)(part - name), name, part + strlen(".attention."));
+    return find_exact(model, alias);
+}
+
+uint64_t rondo_model_bytes(const struct rondo_model *model)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < model->n_tensors; i++)
+        bytes += model->tensors[i].info.size;
+    return bytes;
+}
+
+/* ---- one weight ------------------------------------------------------------------------------- */
+
+/* A weight of a file with its scale tensor; `scale` is NULL for what is not quantised. */
+struct source {
+    const struct rondo_file_tensor *data, *scale;
+    bool per_row;
+};
+
+static bool is_floating(enum rondo_dtype dtype)
+{
+    return dtype == RONDO_F32 || dtype == RONDO_BF16 || dtype == RONDO_F16;
+}
+
+static bool has_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns, bool vector)
+{
+    int64_t count = 1;
+    for (int i = 0; i < info->n_dims; i++)
+        count *= info->shape[i];
+    if (count != rows * columns)
+        return false;
+    if (vector)
+        return true;
+    return info->n_dims == 2 && info->shape[0] == rows;
+}
+
+static void print_shape(const struct rondo_tensor_info *info, char *text, size_t size)
+{
+    size_t at = 0;
+    at += (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < info->n_dims && at < size; i++)
+        at += (size_t)snprintf(text + at, size - at, i ? ", %lld" : "%lld", (long long)info->shape[i]);
+    if (at < size)
+        snprintf(text + at, size - at, "]");
+}
+
+static int fail_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns, struct rondo_error *error)
+{
+    char got[96];
+    print_shape(info, got, sizeof got);
+    return rondo_fail(error, RONDO_FAILED, "%s: %s: shape does not fit config.json (got %s, want [%lld, %lld])",
+                      info->file, info->name, got, (long long)rows, (long long)columns);
+}
+
+/* Finds the scales of an FP8 weight: NAME_scale_inv of blocks, or NAME_scale of rows. */
+static int find_scale(const struct rondo_model *model, const struct rondo_weight_entry *entry, struct source *source,
+                      struct rondo_error *error)
+{
+    const struct rondo_tensor_info *info = &source->data->info;
+    char name[160];
+    snprintf(name, sizeof name, "%s_scale_inv", info->name);
+    source->scale = find_exact(model, name);
+    int64_t rows = (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK;
+    int64_t columns = (entry->columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
+    if (!source->scale) {
+        snprintf(name, sizeof name, "%s_scale", info->name);
+        source->scale = find_exact(model, name);
+        source->per_row = true;
+        rows = entry->rows;
+        columns = 1;
+    }
+    if (!source->scale)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: %s: FP8 tensor without scales (want %s_scale_inv of 128x128 blocks or %s_scale of rows)",
+                          info->file, info->name, info->name, info->name);
+    if (!is_floating(source->scale->info.dtype))
+        return rondo_fail(error, RONDO_FAILED, "%s: %s: scales of dtype %s (want f32, bf16 or f16)",
+                          source->scale->info.file, name, rondo_dtype_name(source->scale->info.dtype));
+    if (!has_shape(&source->scale->info, rows, columns, source->per_row))
+        return fail_shape(&source->scale->info, rows, columns, error);
+    return RONDO_OK;
+}
+
+/* source->data is NULL when the model has no such tensor. */
+static int find_source(const struct rondo_model *model, const struct rondo_weight_entry *entry, struct source *source,
+                       struct rondo_error *error)
+{
+    *source = (struct source){.data = rondo_model_find(model, entry->name)};
+    if (!source->data)
+        return RONDO_OK;
+    const struct rondo_tensor_info *info = &source->data->info;
+    bool vector = rondo_weight_is_vector(entry->kind);
+    if (!has_shape(info, entry->rows, entry->columns, vector))
+        return fail_shape(info, entry->rows, entry->columns, error);
+    if (info->dtype == RONDO_F8_E4M3 && !vector && entry->kind != RONDO_WEIGHT_ROUTER &&
+        entry->kind != RONDO_WEIGHT_EMBEDDING)
+        return find_scale(model, entry, source, error);
+    if (!is_floating(info->dtype))
+        return rondo_fail(error, RONDO_FAILED, "%s: %s: dtype %s is not supported here (want f32, bf16%s)", info->file,
+                          info->name, rondo_dtype_name(info->dtype),
+                          vector || entry->kind == RONDO_WEIGHT_ROUTER || entry->kind == RONDO_WEIGHT_EMBEDDING
+                              ? " or f16"
+                              : ", f16 or f8_e4m3");
+    return RONDO_OK;
+}
+
+/* ---- check ------------------------------------------------------------------------------------ */
+
+struct check {
+    const struct rondo_model *model;
+    struct rondo_error *error;
+    bool *used; /* [n_tensors] */
+    char missing[768];
+    size_t n_missing, length;
+    enum rondo_dtype expert_dtype[3]; /* of the layer's gate, up and down, from expert 0 */
+    bool expert_rows[3];
+};
+
+static int expert_part(const char *name)
+{
+    return strstr(name, ".gate_proj.") ? 0 : strstr(name, ".up_proj.") ? 1 : 2;
+}
+
+/* The experts of a layer run as one grouped product: one dtype and one kind of scales for each part. */
+static int check_expert(struct check *check, const struct rondo_weight_entry *entry, const struct source *source)
+{
+    int part = expert_part(entry->name);
+    enum rondo_dtype dtype = source->data->info.dtype;
+    if (entry->expert == 0) {
+        check->expert_dtype[part] = dtype;
+        check->expert_rows[part] = source->per_row;
+    } else if (dtype != check->expert_dtype[part] || source->per_row != check->expert_rows[part]) {
+        return rondo_fail(check->error, RONDO_FAILED,
+                          "%s: %s: differs from expert 0 of its layer (got %s%s, want %s%s); the experts of a layer "
+                          "must be stored alike",
+                          source->data->info.file, entry->name, rondo_dtype_name(dtype),
+                          source->per_row ? " with row scales" : "", rondo_dtype_name(check->expert_dtype[part]),
+                          check->expert_rows[part] ? " with row scales" : "");
+    }
+    return RONDO_OK;
+}
+
+static int check_one(void *user, const struct rondo_weight_entry *entry, void *target)
+{
+    struct check *check = user;
+    struct source source;
+    int status = find_source(check->model, entry, &source, check->error);
+    if (status)
+        return status;
+    if (!source.data) {
+        if (check->length + strlen(entry->name) + 3 < sizeof check->missing)
+            check->length += (size_t)snprintf(check->missing + check->length, sizeof check->missing - check->length,
+                                              "%s%s", check->n_missing ? ", " : "", entry->name);
+        check->n_missing++;
+        return RONDO_OK;
+    }
+    check->used[source.data - check->model->tensors] = true;
+    if (source.scale)
+        check->used[source.scale - check->model->tensors] = true;
+    return entry->expert >= 0 ? check_expert(check, entry, &source) : RONDO_OK;
+}
+
+/* Names that published checkpoints carry and nothing needs (spec 2.1). */
+static bool is_known_extra(const char *name)
+{
+    return strstr(name, "slope") || strstr(name, "inv_freq") || strstr(name, "v_head") ||
+           strncmp(name, "model.mtp", 9) == 0;
+}
+
+static void log_extras(const struct rondo_model *model, const bool *used)
+{
+    char names[512];
+    size_t count = 0, length = 0;
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        const char *name = model->tensors[i].info.name;
+        if (used[i] || is_known_extra(name))
+            continue;
+        if (length + strlen(name) + 3 < sizeof names)
+            length += (size_t)snprintf(names + length, sizeof names - length, "%s%s", count ? ", " : "", name);
+        count++;
+    }
+    if (count)
+        rondo_log(RONDO_LOG_WARNING, "%s: %zu tensor%s not used: %s%s", model->directory, count,
+                  count == 1 ? " is" : "s are", length ? names : "", count > 1 ? " ..." : "");
+}
+
+int rondo_weights_check(const struct rondo_model *model, struct rondo_error *error)
+{
+    struct check *check = calloc(1, sizeof *check);
+    bool *used = calloc(model->n_tensors ? model->n_tensors : 1, 1);
+    int status = RONDO_OK;
+    if (!check || !used) {
+        status = rondo_fail(error, RONDO_FAILED, "%s: out of memory for %zu tensors", model->directory,
+                            model->n_tensors);
+    } else {
+        check->model = model;
+        check->error = error;
+        check->used = used;
+        status = rondo_weight_walk(&model->config, NULL, check_one, check);
+        if (!status && check->n_missing)
+            status = rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s", model->directory,
+                                check->n_missing, check->n_missing == 1 ? " is" : "s are", check->missing,
+                                check->length + 115 > sizeof check->missing ? " ..." : "");
+        if (!status)
+            log_extras(model, used);
+    }
+    free(check);
+    free(used);
+    return status;
+}
+
+/* ---- load ------------------------------------------------------------------------------------- */
+
+struct load {
+    const struct rondo_model *model;
+    struct rondo_weights *weights; /* NULL: only add up */
+    bool in_place;
+    uint64_t device_bytes;
+    struct rondo_error *error;
+};
+
+static size_t round_up(size_t size)
+{
+    return (size + 255) & ~(size_t)255;
+}
+
+/* Device memory of a copy, remembered for unload; NULL and an error when there is none. */
+static void *take(struct load *load, size_t size, const char *name)
+{
+    struct rondo_weights *weights = load->weights;
+    void **buffers = realloc(weights->buffers, (weights->n_buffers + 1) * sizeof *buffers);
+    if (buffers)
+        weights->buffers = buffers;
+    void *memory = buffers ? weights->device->allocate(weights->device, size) : NULL;
+    if (!memory) {
+        rondo_fail(load->error, RONDO_FAILED, "%s: no device memory left for %s (%zu bytes)", load->model->directory,
+                   name, size);
+        return NULL;
+    }
+    weights->buffers[weights->n_buffers++] = memory;
+    weights->owned_bytes += round_up(size);
+    return memory;
+}
+
+/* A tensor as f32 for the device: in place where that is possible, else a copy. */
+static const float *load_f32(struct load *load, const struct rondo_file_tensor *tensor, int64_t count)
+{
+    if (load->in_place && tensor->info.dtype == RONDO_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
+        return tensor->data;
+    load->device_bytes += round_up((size_t)count * sizeof(float));
+    if (!load->weights)
+        return NULL;
+    float *values = malloc((size_t)count * sizeof(float));
+    void *memory = values ? take(load, (size_t)count * sizeof(float), tensor->info.name) : NULL;
+    if (memory) {
+        size_t size = rondo_dtype_size(tensor->info.dtype);
+        for (int64_t i = 0; i < count; i++) {
+            uint32_t element = 0; /* file data may stand at odd addresses */
+            memcpy(&element, (const char *)tensor->data + (size_t)i * size, size);
+            values[i] = rondo_load(&element, tensor->info.dtype, 0);
+        }
+        load->weights->device->write(load->weights->device, memory, values, (size_t)count * sizeof(float));
+    }
+    free(values);
+    return memory;
+}
+
+static int load_matrix(struct load *load, const struct rondo_weight_entry *entry, const struct source *source,
+                       struct rondo_tensor *target)
+{
+    const struct rondo_tensor_info *info = &source->data->info;
+    struct rondo_tensor tensor = rondo_tensor_2d((void *)source->data->data, info->dtype, entry->rows, entry->columns,
+                                                 info->name);
+    if (!load->in_place) {
+        load->device_bytes += round_up(info->size);
+        if (load->weights) {
+            tensor.data = take(load, info->size, info->name);
+            if (!tensor.data)
+                return RONDO_FAILED;
+            load->weights->device->write(load->weights->device, tensor.data, source->data->data, info->size);
+        }
+    }
+    if (source->scale) {
+        tensor.scale_rows = source->per_row ? 1 : RONDO_BLOCK;
+        tensor.scale_columns = source->per_row ? (int32_t)entry->columns : RONDO_BLOCK;
+        tensor.scale_stride = source->per_row ? 1 : (entry->columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
+        int64_t n_scales = source->per_row ? entry->rows
+                                           : (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK * tensor.scale_stride;
+        tensor.scale = load_f32(load, source->scale, n_scales);
+        if (load->weights && !tensor.scale)
+            return RONDO_FAILED;
+    }
+    if (target)
+        *target = tensor;
+    if (load->weights)
+        load->weights->bytes += rondo_tensor_bytes(&tensor);
+    return RONDO_OK;
+}
+
+static int load_one(void *user, const struct rondo_weight_entry *entry, void *target)
+{
+    struct load *load = user;
+    struct source source;
+    int status = find_source(load->model, entry, &source, load->error);
+    if (status)
+        return status;
+    if (!source.data)
+        return rondo_fail(load->error, RONDO_FAILED, "%s: tensor %s is missing", load->model->directory, entry->name);
+    if (!rondo_weight_is_vector(entry->kind))
+        return load_matrix(load, entry, &source, target);
+    const float *values = load_f32(load, source.data, entry->columns);
+    if (!load->weights)
+        return RONDO_OK;
+    *(const float **)target = values;
+    load->weights->bytes += (uint64_t)entry->columns * sizeof(float);
+    return values ? RONDO_OK : RONDO_FAILED;
+}
+
+uint64_t rondo_weights_device_bytes(const struct rondo_model *model, bool in_place)
+{
+    struct load load = {.model = model, .in_place = in_place};
+    rondo_weight_walk(&model->config, NULL, load_one, &load);
+    return load.device_bytes;
+}
+
+int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model, struct rondo_device *device,
+                       struct rondo_error *error)
+{
+    const struct rondo_config *config = &model->config;
+    size_t L = (size_t)config->num_hidden_layers, E = (size_t)config->num_experts;
+    *weights = (struct rondo_weights){.device = device, .n_layers = config->num_hidden_layers};
+    weights->layers = calloc(L, sizeof *weights->layers);
+    weights->expert_tensors = calloc(L * 3 * E + 1, sizeof *weights->expert_tensors);
+    if (!weights->layers || !weights->expert_tensors) {
+        rondo_weights_unload(weights);
+        return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the weight table", model->directory);
+    }
+    for (size_t l = 0; l < L; l++) {
+        weights->layers[l].expert_gate = weights->expert_tensors + (l * 3 + 0) * E;
+        weights->layers[l].expert_up = weights->expert_tensors + (l * 3 + 1) * E;
+        weights->layers[l].expert_down = weights->expert_tensors + (l * 3 + 2) * E;
+    }
+    struct load load = {.model = model, .weights = weights, .error = error};
+    load.in_place = device->uses_host_memory && device->uses_host_memory(device);
+    int status = rondo_weight_walk(config, weights, load_one, &load);
+    if (status) {
+        rondo_weights_unload(weights);
+        return status;
+    }
+    if (config->tie_word_embeddings)
+        weights->lm_head = weights->embedding;
+    return RONDO_OK;
+}
+
+void rondo_weights_unload(struct rondo_weights *weights)
+{
+    for (size_t i = 0; i < weights->n_buffers; i++)
+        weights->device->release(weights->device, weights->buffers[i]);
+    free(weights->buffers);
+    free(weights->layers);
+    free(weights->expert_tensors);
+    *weights = (struct rondo_weights){0};
+}
