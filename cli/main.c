@@ -1,0 +1,88 @@
+/* The rondo program: finds the subcommand, parses its options, and makes sure that what was printed has
+ * reached stdout before it says that all went well. */
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct cli_command *const cli_commands[] = {
+    NULL,
+};
+
+const struct cli_command *cli_command_find(const char *name)
+{
+    for (size_t i = 0; cli_commands[i]; i++)
+        if (!strcmp(cli_commands[i]->name, name))
+            return cli_commands[i];
+    return NULL;
+}
+
+static int run_command(const struct cli_command *command, int argc, char **argv)
+{
+    bool help;
+    void *options = calloc(1, command->options_size);
+    if (!options) {
+        fprintf(stderr, "rondo: out of memory\n");
+        return RONDO_FAILED;
+    }
+    int result = cli_options_parse(command, options, argc, argv, &help);
+    if (!result && help)
+        cli_help_print_command(command, stdout);
+    else if (!result)
+        result = command->run(options);
+    cli_progress_clear();
+    cli_options_release(command, options);
+    free(options);
+    return result;
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[32];
+    size_t n = 0;
+    for (size_t i = 0; cli_commands[i] && n < 30; i++)
+        names[n++] = cli_commands[i]->name;
+    names[n++] = "help";
+    names[n] = NULL;
+    const char *nearest = cli_nearest(name, names);
+    if (nearest)
+        return cli_usage("unknown command '%s'; did you mean %s?", name, nearest);
+    return cli_usage("unknown command '%s'; 'rondo help' lists the commands", name);
+}
+
+static int dispatch(int argc, char **argv)
+{
+    if (argc < 2) {
+        cli_help_print(stderr);
+        return RONDO_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--version") || !strcmp(name, "version")) {
+        printf("rondo %s\n", rondo_version());
+        return RONDO_OK;
+    }
+    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
+        if (argc > 2)
+            return cli_help_about(argv[2]);
+        cli_help_print(stdout);
+        return RONDO_OK;
+    }
+    const struct cli_command *command = cli_command_find(name);
+    return command ? run_command(command, argc - 2, argv + 2) : unknown_command(name);
+}
+
+int main(int argc, char **argv)
+{
+    int result = dispatch(argc, argv);
+    errno = 0;
+    bool lost = ferror(stdout) != 0;
+    if (fflush(stdout) || lost) {
+        fprintf(stderr, "rondo: standard output: cannot write: %s\n",
+                errno ? strerror(errno) : "an earlier write failed");
+        return result ? result : RONDO_FAILED;
+    }
+    return result;
+}
