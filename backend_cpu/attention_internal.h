@@ -3,6 +3,7 @@
 #define RONDO_BACKEND_CPU_ATTENTION_INTERNAL_H
 
 #include "backend_cpu/cpu.h"
+#include "core/numbers.h"
 
 /* First element of row `row` of head `head` of slot `slot` in a cache of [slots, heads, rows, head_dim]. */
 static inline size_t rondo_cache_row(int32_t slot, int32_t heads, int32_t head, int32_t rows,

@@ -1,7 +1,6 @@
 /* Reference of softmax_attention: one query head of one token after the other, straight from the order in
  * core/ops.h. */
 #include "backend_cpu/attention_internal.h"
-#include "core/numbers.h"
 
 /* Channels of the output that are made at once; the scores are made anew for each strip. */
 #define STRIP 64
