@@ -232,8 +232,9 @@ struct rondo_memory {
 
 struct rondo_context;
 
-RONDO_API int rondo_context_memory(const struct rondo_model *model, const struct rondo_context_options *options,
-                                   struct rondo_memory *memory, struct rondo_error *error);
+RONDO_API int rondo_context_memory(const struct rondo_model *model, struct rondo_device *device,
+                                   const struct rondo_context_options *options, struct rondo_memory *memory,
+                                   struct rondo_error *error);
 /* Refuses, with both numbers, what does not fit the device. */
 RONDO_API struct rondo_context *rondo_context_create(struct rondo_model *model, struct rondo_device *device,
                                                      const struct rondo_context_options *options,
