@@ -55,6 +55,8 @@ struct rondo_cpu_device {
     size_t workspace_size;
 };
 
+extern const struct rondo_backend rondo_backend_cpu;
+
 static inline struct rondo_cpu_device *rondo_cpu(struct rondo_device *device)
 {
     return (struct rondo_cpu_device *)device;

@@ -1,0 +1,46 @@
+/* Row kernels of the basic family: what basic.c calls and the levels provide. One row or a part of it, one
+ * thread. */
+#ifndef RONDO_BACKEND_CPU_BASIC_H
+#define RONDO_BACKEND_CPU_BASIC_H
+
+#include "backend_cpu/cpu.h"
+#include "core/dtype.h"
+
+/* Output row `token`. */
+typedef void rondo_embedding_row(const struct rondo_op_embedding *op, int64_t token);
+/* Groups of 128 channels [first, end) of row `row`. */
+typedef void rondo_quantize_row(const struct rondo_op_quantize *op, int64_t row, int64_t first,
+                                int64_t end);
+/* Channels [first, end) of row `row` of the output. */
+typedef void rondo_swiglu_row(const struct rondo_op_swiglu *op, int64_t row, int64_t first,
+                              int64_t end);
+
+struct rondo_basic_kernels {
+    rondo_embedding_row *embedding;
+    rondo_quantize_row *quantize;
+    rondo_swiglu_row *swiglu;
+};
+
+extern const struct rondo_basic_kernels rondo_basic_kernels_ref, rondo_basic_kernels_avx2,
+    rondo_basic_kernels_avx512, rondo_basic_kernels_neon;
+
+/* Scale of a group from the largest magnitude in it. */
+static inline float rondo_quantize_scale(float largest, bool power_of_two)
+{
+    if (largest == 0.0f)
+        return 1.0f;
+    float scale = largest / RONDO_E4M3_MAX;
+    scale = scale < 1e-30f ? 1e-30f : scale;
+    if (power_of_two) /* a mantissa other than zero carries into the exponent */
+        scale = rondo_bits_to_f32((rondo_f32_to_bits(scale) + 0x7fffffu) & 0xff800000u);
+    return scale;
+}
+
+/* Where the scale of a group goes. The tensor's view of it is const because only this op writes it. */
+static inline float *rondo_quantize_scale_at(const struct rondo_tensor *out, int64_t row,
+                                             int64_t group)
+{
+    return (float *)out->scale + row * out->scale_stride + group;
+}
+
+#endif
