@@ -234,7 +234,7 @@ typedef size_t workspace_function(const struct rondo_limits *limits, int threads
 static uint64_t cpu_workspace_size(struct rondo_device *device, const struct rondo_limits *limits)
 {
     static workspace_function *const families[] = {
-        /* gemm */ /* rondo_cpu_gemm_workspace, */
+        /* gemm */ rondo_cpu_gemm_workspace,
         /* attention */ rondo_cpu_attention_workspace,
         rondo_cpu_norm_workspace,
         rondo_cpu_moe_workspace,
@@ -330,7 +330,7 @@ static void set_operations(struct rondo_device *device, enum rondo_cpu_level lev
     device->reserve = cpu_reserve;
     device->workspace_size = cpu_workspace_size;
     device->supports = cpu_supports;
-    /* gemm */ /* rondo_cpu_gemm_init(&device->ops, level); */
+    /* gemm */ rondo_cpu_gemm_init(&device->ops, level);
     /* attention */ rondo_cpu_attention_init(&device->ops, level);
     rondo_cpu_norm_init(&device->ops, level);
     rondo_cpu_moe_init(&device->ops, level);
