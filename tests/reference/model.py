@@ -174,7 +174,7 @@ def route(config, scores, bias):
 
 
 def mixture(config, weights, prefix, x, margins):
-    """x [T, D] -> [T, D]; appends the smallest routing margin of every token to `margins`."""
+    """x [T, D] -> [T, D]; lowers margins [T] to the routing margins found here."""
     logits = x @ weights[prefix + "gate.weight"].T
     if config.score_function == "softmax":
         scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -187,7 +187,7 @@ def mixture(config, weights, prefix, x, margins):
     mix = np.zeros_like(scores)  # [T, E] weight of each expert
     for t, token_scores in enumerate(scores):
         ids, margin = route(config, token_scores, bias)
-        margins.append(margin)
+        margins[t] = min(margins[t], margin)
         w = token_scores[ids]
         if config.norm_topk_prob:
             w = w / (w.sum() + 1e-20)
@@ -208,15 +208,15 @@ def mixture(config, weights, prefix, x, margins):
 
 class Result:
     """logits [T, V]; hidden [L + 1, T, D]: the residual stream after the embedding and every layer;
-    margin: the smallest distance of any routing decision from another one."""
+    margins [T]: the smallest distance of a routing decision of the token from another one."""
 
-    def __init__(self, logits, hidden, margin):
-        self.logits, self.hidden, self.margin = logits, hidden, margin
+    def __init__(self, logits, hidden, margins):
+        self.logits, self.hidden, self.margins = logits, hidden, margins
 
 
 def forward(config, weights, tokens):
     h = weights["model.word_embeddings.weight"][np.asarray(tokens)]
-    hidden, margins, eps = [h], [math.inf], config.rms_norm_eps
+    hidden, margins, eps = [h], np.full(len(h), np.inf), config.rms_norm_eps
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         a = rms_norm(h, weights[prefix + "input_layernorm.weight"], eps)
@@ -229,4 +229,4 @@ def forward(config, weights, tokens):
         hidden.append(h)
     head = "model.word_embeddings.weight" if config.tie_word_embeddings else "lm_head.weight"
     logits = rms_norm(h, weights["model.norm.weight"], eps) @ weights[head].T
-    return Result(logits, np.array(hidden), float(min(margins)))
+    return Result(logits, np.array(hidden), margins)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Shows that the fixtures can tell a wrong model from a right one.
 
-Each mutation breaks one thing in the reference; on the fixtures named with it the NMSE of the logits
-must rise to at least 1e-7, a thousand times what an engine in f32 is allowed.
+Each mutation breaks one thing in the reference; on the fixtures named with it the NMSE of the
+logits must rise to at least 1e-7, a thousand times what an engine in f32 is allowed.
 """
 
 import os

@@ -122,7 +122,7 @@ def test_routing():
     config = mini(num_experts=8, n_group=4, topk_group=2, num_experts_per_tok=2)
     scores = np.array([0.9, 0.0, 0.5, 0.47, 0.6, 0.45, 0.1, 0.1])
     ids, margin = model.route(config, scores, np.zeros(8))
-    assert list(ids) == [4, 2] and abs(margin - 0.03) < 1e-12  # groups 1 and 2; 0 has but one expert
+    assert list(ids) == [4, 2] and abs(margin - 0.03) < 1e-12  # groups 1 and 2 win
     ids, margin = model.route(config, np.full(8, 0.5), np.zeros(8))
     assert list(ids) == [0, 1] and margin == 0.0
 
