@@ -1,13 +1,432 @@
-/* gemm and grouped_gemm on the CPU. */
-#include "backend_cpu/cpu.h"
+/* gemm and grouped_gemm on the CPU: cuts the work into tasks of output channels, which the threads take one
+ * after the other. A grouped product is a list of jobs, one for each expert with rows and each part; an
+ * ordinary one has a job for each part. */
+#include "backend_cpu/gemm_internal.h"
+
+#include <string.h>
+
+/* Bytes of weights in a task of a GEMV: some microseconds of work. */
+#define GEMV_TASK_BYTES (96 << 10)
+/* Rows and columns of the block of outputs a thread accumulates, and widened elements of x beside it. */
+#define BLOCK_ROWS 256
+#define BLOCK_COLUMNS 256
+#define BLOCK_INPUT (128 << 10)
+/* Keeps rows of the widened x from meeting in one set of the cache. */
+#define INPUT_PAD 16
+
+/* One weight and the rows of x that meet it. */
+struct job {
+    struct rondo_gemm_weight weight;
+    const float *row_scale, *bias; /* [n] or NULL */
+    int64_t first_row, rows;       /* of the output */
+    const struct rondo_tensor *out;
+    int64_t out_column;
+    int64_t task_columns, tasks;
+};
+
+struct run {
+    const struct rondo_gemm_kernels *kernels;
+    struct rondo_cpu_device *cpu;
+    const struct rondo_tensor *x;
+    const int32_t *gather; /* NULL: output row r reads x row r */
+    const struct rondo_op_gemm *dense;
+    const struct rondo_op_grouped_gemm *grouped; /* one of the two is NULL */
+    int64_t jobs;
+    int64_t columns; /* of the tasks of products of many rows */
+    bool residual;
+    size_t thread_size; /* bytes of workspace of a thread */
+};
+
+/* A thread's part of the workspace. */
+struct scratch {
+    float *x, *scaled, *scale; /* [RONDO_GEMV_ROWS, K...] of a GEMV, see rondo_gemm_input */
+    uint8_t *fast;
+    float *y;                      /* [BLOCK_ROWS, BLOCK_COLUMNS] */
+    float *panel;                  /* [RONDO_GEMM_PANEL, columns] */
+    float *a;                      /* [rows, depth + INPUT_PAD] with rows * depth <= BLOCK_INPUT */
+    float *a_scale;                /* [rows, depth / 128] */
+    int64_t held[RONDO_GEMV_ROWS]; /* rows of x that are in x and scaled */
+    int held_rows;
+    int64_t capacity; /* elements of a row of x */
+};
+
+/* ---- workspace ------------------------------------------------------------------------------- */
+
+static void *take(char *base, size_t *used, size_t bytes)
+{
+    char *at = base ? base + *used : NULL;
+    *used += (bytes + 63) / 64 * 64;
+    return at;
+}
+
+/* Lays a thread's workspace out from `base` (NULL: only counts) and returns its size. */
+static size_t lay_out(char *base, int64_t max_k, struct scratch *scratch)
+{
+    size_t used = 0, k = (size_t)(max_k + RONDO_BLOCK - 1) / RONDO_BLOCK * RONDO_BLOCK,
+           rows = RONDO_GEMV_ROWS;
+    struct scratch at = {.capacity = (int64_t)k};
+    at.x = take(base, &used, rows * k * sizeof(float));
+    at.scaled = take(base, &used, rows * k * sizeof(float));
+    at.scale = take(base, &used, rows * k / RONDO_BLOCK * sizeof(float));
+    at.fast = take(base, &used, k / RONDO_BLOCK);
+    at.y = take(base, &used, (size_t)BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
+    at.panel = take(base, &used, (size_t)RONDO_GEMM_PANEL * RONDO_BLOCK * sizeof(float));
+    at.a = take(base, &used, (BLOCK_INPUT + BLOCK_ROWS * INPUT_PAD) * sizeof(float));
+    at.a_scale = take(base, &used, BLOCK_INPUT / RONDO_BLOCK * sizeof(float));
+    if (scratch)
+        *scratch = at;
+    return used;
+}
+
+size_t rondo_cpu_gemm_workspace(const struct rondo_limits *limits, int threads)
+{
+    return lay_out(NULL, limits->max_k, NULL) * (size_t)threads;
+}
+
+/* ---- jobs and tasks -------------------------------------------------------------------------- */
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t value, int64_t to)
+{
+    return (value + to - 1) / to * to;
+}
+
+static void set_weight(struct job *job, const struct rondo_tensor *tensor)
+{
+    bool per_row = tensor->scale && tensor->scale_rows == 1;
+    job->weight = (struct rondo_gemm_weight){
+        .data = tensor->data,
+        .row_bytes = tensor->row_stride * (int64_t)rondo_dtype_size(tensor->dtype),
+        .n = rondo_tensor_rows(tensor),
+        .k = rondo_tensor_columns(tensor),
+        .dtype = tensor->dtype,
+        .scale = per_row ? NULL : tensor->scale,
+        .scale_stride = tensor->scale_stride,
+    };
+    job->row_scale = per_row ? tensor->scale : NULL;
+}
+
+static void load_job(const struct run *run, int64_t index, struct job *job)
+{
+    if (run->dense) {
+        const struct rondo_gemm_part *part = &run->dense->part[index];
+        *job =
+            (struct job){.bias = part->bias, .rows = rondo_tensor_rows(run->x), .out = &part->out};
+        set_weight(job, &part->weight);
+    } else {
+        const struct rondo_op_grouped_gemm *op = run->grouped;
+        int64_t expert = index / op->n_parts, part = index % op->n_parts;
+        *job = (struct job){.first_row = op->offsets[expert],
+                            .rows = op->offsets[expert + 1] - op->offsets[expert],
+                            .out = &op->out};
+        if (job->rows == 0)
+            return;
+        set_weight(job, &op->weight[part][expert]);
+        job->bias = op->bias[part] ? op->bias[part][expert] : NULL;
+        job->out_column = part * job->weight.n;
+    }
+    if (job->rows == 0)
+        return;
+    job->task_columns = run->columns;
+    if (job->rows <= RONDO_GEMV_ROWS) {
+        int64_t tile = run->kernels->gemv_rows, tile_bytes = tile * job->weight.row_bytes;
+        job->task_columns = tile_bytes < GEMV_TASK_BYTES && tile_bytes > 0
+                                ? GEMV_TASK_BYTES / tile_bytes * tile
+                                : tile;
+    }
+    job->tasks = (job->weight.n + job->task_columns - 1) / job->task_columns;
+}
+
+/* Where a thread stands in the list of jobs; moves forward only. */
+struct cursor {
+    struct job job;
+    int64_t index, first_task;
+};
+
+/* Moves to the job of `task`; false when there is no such task. */
+static bool seek(const struct run *run, struct cursor *cursor, int64_t task)
+{
+    while (cursor->index < 0 || task >= cursor->first_task + cursor->job.tasks) {
+        if (cursor->index >= 0)
+            cursor->first_task += cursor->job.tasks;
+        if (++cursor->index >= run->jobs)
+            return false;
+        load_job(run, cursor->index, &cursor->job);
+    }
+    return true;
+}
+
+static const uint8_t *weight_at(const struct rondo_gemm_weight *weight, int64_t n, int64_t k)
+{
+    return weight->data + n * weight->row_bytes + k * (int64_t)rondo_dtype_size(weight->dtype);
+}
+
+static int64_t input_row(const struct run *run, int64_t row)
+{
+    return run->gather ? run->gather[row] : row;
+}
+
+static void finish_row(const struct run *run, const struct job *job, int64_t row, int64_t n,
+                       int64_t count, const float *y)
+{
+    size_t column = (size_t)(job->out_column + n) * rondo_dtype_size(job->out->dtype);
+    run->kernels->finish(y, count, job->row_scale ? job->row_scale + n : NULL,
+                         job->bias ? job->bias + n : NULL, run->residual,
+                         (char *)rondo_tensor_row(job->out, job->first_row + row) + column,
+                         job->out->dtype);
+}
+
+/* ---- few rows -------------------------------------------------------------------------------- */
+
+/* scaled = x * factor; whether all |x| are below the limit, so that this is exact. */
+static bool scale_block(const float *x, int count, float factor, float limit, float *scaled)
+{
+    uint32_t largest = 0;
+    for (int i = 0; i < count; i++) {
+        uint32_t magnitude = rondo_f32_to_bits(x[i]) & 0x7fffffffu;
+        largest = magnitude > largest ? magnitude : largest;
+        scaled[i] = x[i] * factor;
+    }
+    return largest < rondo_f32_to_bits(limit);
+}
+
+static void load_input(const struct run *run, const struct job *job, struct scratch *scratch)
+{
+    int64_t k = job->weight.k, capacity = scratch->capacity;
+    bool same = scratch->held_rows == job->rows;
+    for (int i = 0; i < job->rows && same; i++)
+        same = scratch->held[i] == input_row(run, job->first_row + i);
+    if (same)
+        return;
+    bool codes = run->x->dtype == RONDO_F8_E4M3;
+    float factor = codes ? 0x1p112f : 0x1p120f, limit = codes ? 512.0f : 256.0f;
+    memset(scratch->fast, 1, (size_t)(capacity / RONDO_BLOCK));
+    for (int i = 0; i < job->rows; i++) {
+        int64_t row = input_row(run, job->first_row + i);
+        float *x = scratch->x + i * capacity, *scaled = scratch->scaled + i * capacity;
+        scratch->held[i] = row;
+        run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, 0, k, x);
+        for (int64_t first = 0; first < k; first += RONDO_BLOCK)
+            if (!scale_block(x + first, (int)min64(k - first, RONDO_BLOCK), factor, limit,
+                             scaled + first))
+                scratch->fast[first / RONDO_BLOCK] = 0;
+        if (run->x->scale)
+            memcpy(scratch->scale + i * (capacity / RONDO_BLOCK),
+                   run->x->scale + row * run->x->scale_stride,
+                   (size_t)((k + RONDO_BLOCK - 1) / RONDO_BLOCK) * sizeof(float));
+    }
+    scratch->held_rows = (int)job->rows;
+}
+
+/* Output channels [first, end). `next`: weights this thread will want afterwards. */
+static void run_gemv(const struct run *run, const struct job *job, struct scratch *scratch,
+                     int64_t first, int64_t end, const uint8_t *next)
+{
+    int64_t tile = run->kernels->gemv_rows;
+    load_input(run, job, scratch);
+    struct rondo_gemm_input input = {
+        .m = (int)job->rows,
+        .x = scratch->x,
+        .scaled = scratch->scaled,
+        .fast = scratch->fast,
+        .scale = run->x->scale ? scratch->scale : NULL,
+        .stride = scratch->capacity,
+        .scale_stride = scratch->capacity / RONDO_BLOCK,
+        .unscale = run->x->dtype == RONDO_F8_E4M3 ? 0x1p8f : 1.0f,
+    };
+    for (int64_t n = first; n < end; n += tile) {
+        int64_t count = min64(end - n, tile);
+        const uint8_t *ahead = n + tile < end ? weight_at(&job->weight, n + tile, 0) : next;
+        run->kernels->gemv(&job->weight, n, (int)count, &input, ahead, scratch->y);
+        for (int64_t i = 0; i < job->rows; i++)
+            finish_row(run, job, i, n, count, scratch->y + i * tile);
+    }
+}
+
+/* ---- many rows ------------------------------------------------------------------------------- */
+
+/* Rows of x, widened, and their scales: channels [k, k + depth) of `rows` rows from `first_row`. */
+static void load_rows(const struct run *run, const struct job *job, struct scratch *scratch,
+                      int64_t first_row, int64_t rows, int64_t k, int64_t depth)
+{
+    int64_t blocks = (depth + RONDO_BLOCK - 1) / RONDO_BLOCK;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t row = input_row(run, job->first_row + first_row + i);
+        run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, k, depth,
+                            scratch->a + i * (depth + INPUT_PAD));
+        if (run->x->scale)
+            memcpy(scratch->a_scale + i * blocks,
+                   run->x->scale + row * run->x->scale_stride + k / RONDO_BLOCK,
+                   (size_t)blocks * sizeof(float));
+    }
+}
+
+/* Adds channels [k, k + depth) to the outputs [first, end) of the rows that are loaded. */
+static void add_channels(const struct run *run, const struct job *job, struct scratch *scratch,
+                         int64_t rows, int64_t k, int64_t depth, int64_t first, int64_t end,
+                         const uint8_t *next)
+{
+    const struct rondo_gemm_kernels *kernels = run->kernels;
+    const struct rondo_gemm_weight *weight = &job->weight;
+    int64_t blocks = (depth + RONDO_BLOCK - 1) / RONDO_BLOCK, a_stride = depth + INPUT_PAD;
+    int64_t tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    for (int64_t n = first; n < end; n += kernels->columns) {
+        int count = (int)min64(end - n, kernels->columns);
+        for (int64_t p = 0; p < depth; p += RONDO_GEMM_PANEL) {
+            int here = (int)min64(depth - p, RONDO_GEMM_PANEL);
+            const uint8_t *ahead = p + here < depth ? weight_at(weight, n, k + p + here)
+                                   : n + kernels->columns < end
+                                       ? weight_at(weight, n + kernels->columns, k)
+                                   : k + depth < weight->k ? weight_at(weight, first, k + depth)
+                                                           : next;
+            kernels->panel(weight, n, count, k + p, here, ahead, scratch->panel);
+            const float *a_scale = run->x->scale ? scratch->a_scale + p / RONDO_BLOCK : NULL;
+            const float *b_scale =
+                weight->scale
+                    ? weight->scale + n / RONDO_BLOCK * weight->scale_stride + (k + p) / RONDO_BLOCK
+                    : NULL;
+            for (int64_t tile = 0, row = 0; tile < tiles; tile++) {
+                int m = (int)((rows - row + tiles - tile - 1) / (tiles - tile));
+                kernels->tile(m, scratch->a + row * a_stride + p, a_stride, scratch->panel, here,
+                              a_scale ? a_scale + row * blocks : NULL, blocks, b_scale,
+                              scratch->y + row * BLOCK_COLUMNS + (n - first), BLOCK_COLUMNS);
+                row += m;
+            }
+        }
+    }
+}
+
+static void run_panels(const struct run *run, const struct job *job, struct scratch *scratch,
+                       int64_t first, int64_t end, const uint8_t *next)
+{
+    int64_t width = job->weight.k, padded = round_up(end - first, run->kernels->columns);
+    for (int64_t row = 0; row < job->rows; row += BLOCK_ROWS) {
+        int64_t rows = min64(job->rows - row, BLOCK_ROWS);
+        int64_t depth = BLOCK_INPUT / rows / RONDO_GEMM_PANEL * RONDO_GEMM_PANEL;
+        for (int64_t i = 0; i < rows; i++)
+            memset(scratch->y + i * BLOCK_COLUMNS, 0, (size_t)padded * sizeof(float));
+        for (int64_t k = 0; k < width; k += depth) {
+            int64_t here = min64(width - k, depth);
+            load_rows(run, job, scratch, row, rows, k, here);
+            add_channels(run, job, scratch, rows, k, here, first, end, next);
+        }
+        for (int64_t i = 0; i < rows; i++)
+            finish_row(run, job, row + i, first, end - first, scratch->y + i * BLOCK_COLUMNS);
+    }
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+/* A task is claimed before the one ahead of it is run, so that its weights can be fetched meanwhile. */
+static void run_tasks(void *user, int thread, int threads)
+{
+    const struct run *run = user;
+    struct scratch scratch;
+    struct cursor now = {.index = -1}, next;
+    lay_out(run->cpu->workspace + run->thread_size * (size_t)thread, rondo_tensor_columns(run->x),
+            &scratch);
+    int64_t task = rondo_pool_next(run->cpu->pool);
+    bool more = seek(run, &now, task);
+    while (more) {
+        const struct job *job = &now.job;
+        int64_t first = (task - now.first_task) * job->task_columns;
+        int64_t end = min64(first + job->task_columns, job->weight.n);
+        next = now;
+        task = rondo_pool_next(run->cpu->pool);
+        more = seek(run, &next, task);
+        const uint8_t *ahead =
+            more ? weight_at(&next.job.weight, (task - next.first_task) * next.job.task_columns, 0)
+                 : weight_at(&job->weight, first, 0);
+        if (job->rows <= RONDO_GEMV_ROWS)
+            run_gemv(run, job, &scratch, first, end, ahead);
+        else
+            run_panels(run, job, &scratch, first, end, ahead);
+        now = next;
+    }
+}
+
+/* `channels`: output channels of all jobs of many rows. */
+static void start(struct run *run, int64_t channels)
+{
+    int64_t threads = rondo_pool_threads(run->cpu->pool), step = run->kernels->columns;
+    int64_t columns = round_up(channels / (threads * 8) + 1, step);
+    run->columns = columns > BLOCK_COLUMNS ? BLOCK_COLUMNS : columns;
+    run->thread_size = lay_out(NULL, rondo_tensor_columns(run->x), NULL);
+    rondo_pool_run(run->cpu->pool, run_tasks, run);
+}
+
+static void gemm(struct rondo_device *device, const struct rondo_op_gemm *op,
+                 const struct rondo_gemm_kernels *kernels)
+{
+    struct run run = {.kernels = kernels,
+                      .cpu = rondo_cpu(device),
+                      .x = &op->x,
+                      .dense = op,
+                      .jobs = op->n_parts,
+                      .residual = op->residual};
+    int64_t channels = 0;
+    if (rondo_tensor_rows(&op->x) == 0)
+        return;
+    for (int32_t i = 0; i < op->n_parts; i++)
+        channels += rondo_tensor_rows(&op->part[i].weight);
+    start(&run, channels);
+}
+
+static void grouped_gemm(struct rondo_device *device, const struct rondo_op_grouped_gemm *op,
+                         const struct rondo_gemm_kernels *kernels)
+{
+    struct run run = {.kernels = kernels,
+                      .cpu = rondo_cpu(device),
+                      .x = &op->x,
+                      .gather = op->gather,
+                      .grouped = op,
+                      .jobs = (int64_t)op->n_experts * op->n_parts};
+    int64_t channels = 0;
+    if (op->n_rows == 0)
+        return;
+    for (int32_t e = 0; e < op->n_experts; e++)
+        if (op->offsets[e + 1] - op->offsets[e] > RONDO_GEMV_ROWS)
+            channels += rondo_tensor_rows(&op->weight[0][e]) * op->n_parts;
+    start(&run, channels);
+}
+
+#define SLOTS(LEVEL)                                                                               \
+    static void gemm_##LEVEL(struct rondo_device *device, const struct rondo_op_gemm *op)          \
+    {                                                                                              \
+        gemm(device, op, &rondo_gemm_kernels_##LEVEL);                                             \
+    }                                                                                              \
+    static void grouped_gemm_##LEVEL(struct rondo_device *device,                                  \
+                                     const struct rondo_op_grouped_gemm *op)                       \
+    {                                                                                              \
+        grouped_gemm(device, op, &rondo_gemm_kernels_##LEVEL);                                     \
+    }
+#if defined(__x86_64__)
+SLOTS(avx2)
+SLOTS(avx512)
+#elif defined(__aarch64__)
+SLOTS(neon)
+#endif
 
 void rondo_cpu_gemm_init(struct rondo_ops *ops, enum rondo_cpu_level level)
 {
     ops->gemm = rondo_gemm_ref;
     ops->grouped_gemm = rondo_grouped_gemm_ref;
-}
-
-size_t rondo_cpu_gemm_workspace(const struct rondo_limits *limits, int threads)
-{
-    return 0;
+#if defined(__x86_64__)
+    if (level == RONDO_CPU_AVX2) {
+        ops->gemm = gemm_avx2;
+        ops->grouped_gemm = grouped_gemm_avx2;
+    } else if (level == RONDO_CPU_AVX512) {
+        ops->gemm = gemm_avx512;
+        ops->grouped_gemm = grouped_gemm_avx512;
+    }
+#elif defined(__aarch64__)
+    if (level == RONDO_CPU_NEON) {
+        ops->gemm = gemm_neon;
+        ops->grouped_gemm = grouped_gemm_neon;
+    }
+#endif
 }

@@ -1,0 +1,71 @@
+/* Between the driver of the GEMMs (gemm.c) and the kernels of an instruction set (gemm_kernels.h).
+ *
+ * A product of few rows (GEMV) streams the weight once: tiles of `gemv_rows` output channels, all of K. A
+ * product of many rows goes by panels: `columns` output channels by at most RONDO_GEMM_PANEL input channels
+ * are widened to f32 and transposed, and every row of x is multiplied with them. Either way a lane of a
+ * vector is an output channel, so that each sum runs over k in the order of core/ops.h. */
+#ifndef RONDO_BACKEND_CPU_GEMM_INTERNAL_H
+#define RONDO_BACKEND_CPU_GEMM_INTERNAL_H
+
+#include "backend_cpu/cpu.h"
+#include "core/dtype.h"
+
+/* Most rows of x a GEMV takes. */
+#define RONDO_GEMV_ROWS 3
+/* Input channels of a panel, a multiple of RONDO_BLOCK. */
+#define RONDO_GEMM_PANEL 256
+
+/* A weight [n, k] in place: rows of any alignment. Scales per row are the epilogue's. */
+struct rondo_gemm_weight {
+    const uint8_t *data;
+    int64_t row_bytes; /* from one row to the next */
+    int64_t n, k;
+    enum rondo_dtype dtype;
+    const float *scale; /* [ceil(n/128), scale_stride >= ceil(k/128)] or NULL */
+    int64_t scale_stride;
+};
+
+/* Rows of x for a GEMV, widened. The arrays of row m begin at m * stride, its scales at m * scale_stride.
+ *
+ * `scaled` holds x * 2^(120 - t), t = 8 for E4M3 and 0 else. With weights taken as w * 2^-120 products and
+ * sums are those of x and w times 2^-t, bit for bit: for t = 0 nothing is scaled but the factors, which are
+ * exact while |x| < 256; E4M3 products are multiples of 2^-18, so 2^-8 of them never underflows. */
+struct rondo_gemm_input {
+    int m;               /* 1 .. RONDO_GEMV_ROWS */
+    const float *x;      /* [m, stride] */
+    const float *scaled; /* [m, stride] */
+    const uint8_t *fast; /* [ceil(k/128)] nonzero: `scaled` is exact in this block, for all rows */
+    const float *scale;  /* [m, scale_stride] of the blocks, or NULL */
+    int64_t stride, scale_stride;
+    float unscale; /* 2^t */
+};
+
+struct rondo_gemm_kernels {
+    int gemv_rows; /* output channels of a GEMV tile; divides 128 */
+    int columns;   /* output channels of a panel; divides 128 */
+    int tile_rows; /* most rows of x of a tile */
+
+    /* y[m][0 .. count) = sums of output channels n .. n + count, count <= gemv_rows; y has stride gemv_rows.
+     * `next` is the start of the weights that will be wanted after these. */
+    void (*gemv)(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                 const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+    /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
+     * is where the panel that will be wanted after this one begins, in rows as far apart. */
+    void (*panel)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                  int depth, const uint8_t *next, float *panel);
+    /* y[i][c] continues over `depth` channels: per block, the sum of a[i][k] * panel[k][c], times
+     * a_scale[i * a_scale_stride + block] (1 when NULL) * b_scale[block] (1 when NULL), is added. */
+    void (*tile)(int m, const float *a, int64_t a_stride, const float *panel, int depth,
+                 const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
+                 int64_t y_stride);
+    /* to[i] = x[k + i] widened, for i < count. */
+    void (*widen)(const void *row, enum rondo_dtype dtype, int64_t k, int64_t count, float *to);
+    /* Row scale, bias, residual, rounding of `count` finished sums; scale and bias may be NULL. */
+    void (*finish)(const float *y, int64_t count, const float *scale, const float *bias,
+                   bool residual, void *out, enum rondo_dtype dtype);
+};
+
+extern const struct rondo_gemm_kernels rondo_gemm_kernels_avx2, rondo_gemm_kernels_avx512,
+    rondo_gemm_kernels_neon;
+
+#endif

@@ -1,0 +1,420 @@
+/* The GEMM kernels, written once over a vector type. An instruction set's file defines the names below and
+ * includes this file; it ends in the table rondo_gemm_kernels_LEVEL.
+ *
+ *   LANES                  f32 lanes of a vector: output channels
+ *   CHUNK                  bytes of each row one transposition takes
+ *   GROUPS                 vectors of output channels side by side: LANES * GROUPS divides 128
+ *   PANEL_GROUPS           vectors of a panel's row; LANES * PANEL_GROUPS divides 128
+ *   TILE_ROWS              most rows of a tile: 6 or 14
+ *   PREFETCH_LOCALITY      of weights that are wanted next, see __builtin_prefetch
+ *   vf, vi                 vectors of f32, of bits
+ *   vf_load, vf_store, vf_set1, vf_zero, vf_mul, vf_fma
+ *   vi_load, vi_store
+ *   transpose              CHUNK bytes of LANES rows -> CHUNK / 4 vectors; lane r of vector q is dword q of row r
+ *   e4m3_scaled            4 codes of each lane -> 4 vectors of value * 2^-120
+ *   e4m3_exact             the same, true values, no denormal on the way
+ *   e4m3_normal            as exact, for vectors in which no code has exponent 0
+ *   vi_exponents           smallest exponent field, byte by byte, of a running minimum and new codes
+ *   vi_any_zero            whether any byte is zero
+ *   f16_pair               2 halves of each lane -> 2 vectors */
+
+enum { CHUNK_DWORDS = CHUNK / 4, ROWS = LANES * GROUPS };
+
+/* Addresses of the rows of a tile; rows past the last one repeat it. */
+static inline void row_addresses(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                                 const uint8_t *row[ROWS])
+{
+    const uint8_t *first = weight->data + n * weight->row_bytes;
+    for (int r = 0; r < ROWS; r++)
+        row[r] = first + (r < count ? r : count - 1) * weight->row_bytes;
+}
+
+/* The last, incomplete chunk of the rows: nothing past the row's end is read. */
+static void transpose_end(const uint8_t *const *row, int64_t offset, int bytes, vi *to)
+{
+    uint8_t copy[LANES][CHUNK];
+    const uint8_t *address[LANES];
+    memset(copy, 0, sizeof copy);
+    for (int r = 0; r < LANES; r++) {
+        memcpy(copy[r], row[r] + offset, (size_t)bytes);
+        address[r] = copy[r];
+    }
+    transpose(address, 0, to);
+}
+
+static inline void transpose_bytes(const uint8_t *const *row, int64_t offset, int bytes, vi *to)
+{
+    int i = 0;
+    for (; i + CHUNK <= bytes; i += CHUNK)
+        transpose(row, offset + i, to + i / 4);
+    if (i < bytes)
+        transpose_end(row, offset + i, bytes - i, to + i / 4);
+}
+
+/* Elements of a dword, and the dword's elements as vectors in order of k. */
+#define PER_DWORD(dtype) ((dtype) == RONDO_F32 ? 1 : (dtype) == RONDO_F8_E4M3 ? 4 : 2)
+
+/* How the codes of an E4M3 weight become numbers. */
+enum form { FORM_EXACT, FORM_NORMAL, FORM_SCALED };
+
+static inline __attribute__((always_inline)) void unpack(vi bits, enum rondo_dtype dtype,
+                                                         enum form form, vf to[4])
+{
+    switch (dtype) {
+    case RONDO_F32:
+        to[0] = vf_from_bits(bits);
+        break;
+    case RONDO_BF16:
+        bf16_pair(bits, to);
+        break;
+    case RONDO_F16:
+        f16_pair(bits, to);
+        break;
+    default:
+        if (form == FORM_SCALED)
+            e4m3_scaled(bits, to);
+        else if (form == FORM_NORMAL)
+            e4m3_normal(bits, to);
+        else
+            e4m3_exact(bits, to);
+    }
+}
+
+/* ---- GEMV ------------------------------------------------------------------------------------ */
+
+/* sum[m][g] over channels first .. end of one block; `bits` are the block's transposed dwords. */
+static inline __attribute__((always_inline)) void
+gemv_range(const vi (*bits)[RONDO_BLOCK], int first, int end, const float *x, int64_t x_stride,
+           int m, enum rondo_dtype dtype, enum form form, vf sum[][GROUPS])
+{
+    const int per = PER_DWORD(dtype);
+    int k = first;
+    for (; k + per <= end; k += per) {
+#pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; g++) {
+            vf w[4];
+            unpack(vi_load(&bits[g][k / per]), dtype, form, w);
+#pragma GCC unroll 4
+            for (int j = 0; j < per; j++)
+                for (int i = 0; i < m; i++)
+                    sum[i][g] = vf_fma(vf_set1(x[i * x_stride + k + j]), w[j], sum[i][g]);
+        }
+    }
+    if (k == end)
+        return;
+    for (int g = 0; g < GROUPS; g++) {
+        vf w[4];
+        unpack(vi_load(&bits[g][k / per]), dtype, form, w);
+#pragma GCC unroll 4
+        for (int j = 0; j + 1 < per; j++)
+            for (int i = 0; i < m && k + j < end; i++)
+                sum[i][g] = vf_fma(vf_set1(x[i * x_stride + k + j]), w[j], sum[i][g]);
+    }
+}
+
+/* Whether a code of exponent 0 is among the first `dwords` of any group: zero or subnormal. */
+static inline bool any_subnormal(const vi (*bits)[RONDO_BLOCK], int dwords)
+{
+    vi least = vi_set1(-1);
+    for (int g = 0; g < GROUPS; g++)
+        for (int q = 0; q < dwords; q++)
+            least = vi_exponents(least, vi_load(&bits[g][q]));
+    return vi_any_zero(least);
+}
+
+static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_gemm_weight *weight,
+                                                            int64_t n, int count,
+                                                            const struct rondo_gemm_input *input,
+                                                            const uint8_t *next, int m,
+                                                            enum rondo_dtype dtype, float *y)
+{
+    const uint8_t *row[ROWS];
+    vi bits[GROUPS][RONDO_BLOCK];
+    vf total[RONDO_GEMV_ROWS][GROUPS];
+    const int size = dtype == RONDO_F32 ? 4 : dtype == RONDO_F8_E4M3 ? 1 : 2;
+    const float *scale =
+        weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride : NULL;
+    row_addresses(weight, n, count, row);
+    for (int i = 0; i < m; i++)
+        for (int g = 0; g < GROUPS; g++)
+            total[i][g] = vf_zero();
+    for (int64_t k = 0; k < weight->k; k += RONDO_BLOCK) {
+        int depth = weight->k - k < RONDO_BLOCK ? (int)(weight->k - k) : RONDO_BLOCK;
+        int64_t block = k / RONDO_BLOCK;
+        vf sum[RONDO_GEMV_ROWS][GROUPS];
+        for (int i = 0; i < m; i++)
+            for (int g = 0; g < GROUPS; g++)
+                sum[i][g] = vf_zero();
+        for (int i = 0; i < ROWS * RONDO_BLOCK * size; i += 64)
+            __builtin_prefetch(next + block * ROWS * RONDO_BLOCK * size + i, 0, PREFETCH_LOCALITY);
+        for (int g = 0; g < GROUPS; g++)
+            transpose_bytes(row + g * LANES, k * size, depth * size, bits[g]);
+        bool fast = dtype == RONDO_F8_E4M3 && input->fast[block] && !any_subnormal(bits, depth / 4);
+        const float *x = (fast ? input->scaled : input->x) + k;
+        if (fast)
+            gemv_range(bits, 0, depth, x, input->stride, m, dtype, FORM_SCALED, sum);
+        else
+            gemv_range(bits, 0, depth, x, input->stride, m, dtype, FORM_EXACT, sum);
+        for (int i = 0; i < m; i++) {
+            float s = (input->scale ? input->scale[i * input->scale_stride + block] : 1.0f) *
+                      (scale ? scale[block] : 1.0f);
+            for (int g = 0; g < GROUPS; g++) {
+                vf a = fast ? vf_mul(sum[i][g], vf_set1(input->unscale)) : sum[i][g];
+                total[i][g] = vf_fma(a, vf_set1(s), total[i][g]);
+            }
+        }
+    }
+    for (int i = 0; i < m; i++)
+        for (int g = 0; g < GROUPS; g++)
+            vf_store(y + i * ROWS + g * LANES, total[i][g]);
+}
+
+#define GEMV(M, DTYPE)                                                                             \
+    static void gemv_##DTYPE##_##M(const struct rondo_gemm_weight *weight, int64_t n, int count,   \
+                                   const struct rondo_gemm_input *input, const uint8_t *next,      \
+                                   float *y)                                                       \
+    {                                                                                              \
+        gemv_tile(weight, n, count, input, next, M, RONDO_##DTYPE, y);                             \
+    }
+#define GEMV_ALL(DTYPE) GEMV(1, DTYPE) GEMV(2, DTYPE) GEMV(3, DTYPE)
+GEMV_ALL(F32)
+GEMV_ALL(BF16)
+GEMV_ALL(F16)
+GEMV_ALL(F8_E4M3)
+
+static void gemv(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                 const struct rondo_gemm_input *input, const uint8_t *next, float *y)
+{
+    static __typeof__(&gemv_F32_1) const table[][RONDO_GEMV_ROWS] = {
+        [RONDO_F32] = {gemv_F32_1, gemv_F32_2, gemv_F32_3},
+        [RONDO_BF16] = {gemv_BF16_1, gemv_BF16_2, gemv_BF16_3},
+        [RONDO_F16] = {gemv_F16_1, gemv_F16_2, gemv_F16_3},
+        [RONDO_F8_E4M3] = {gemv_F8_E4M3_1, gemv_F8_E4M3_2, gemv_F8_E4M3_3},
+    };
+    table[weight->dtype][input->m - 1](weight, n, count, input, next, y);
+}
+
+/* ---- panels ---------------------------------------------------------------------------------- */
+
+enum { COLUMNS = PANEL_GROUPS * LANES };
+
+static inline __attribute__((always_inline)) void
+panel_group(const uint8_t *const *row, int64_t k, int depth, enum rondo_dtype dtype, float *panel)
+{
+    const int per = PER_DWORD(dtype), size = 4 / per, chunk = CHUNK_DWORDS * per;
+    for (int i = 0; i < depth; i += chunk) {
+        vi bits[CHUNK_DWORDS];
+        int here = depth - i < chunk ? depth - i : chunk;
+        vi least = vi_set1(-1);
+        transpose_bytes(row, (k + i) * size, here * size, bits);
+        if (dtype == RONDO_F8_E4M3)
+            for (int q = 0; q < CHUNK_DWORDS; q++)
+                least = vi_exponents(least, bits[q]);
+        bool normal = dtype == RONDO_F8_E4M3 && !vi_any_zero(least);
+        if (here == chunk && normal) {
+            for (int q = 0; q < CHUNK_DWORDS; q++) {
+                vf w[4];
+                unpack(bits[q], dtype, FORM_NORMAL, w);
+                for (int j = 0; j < per; j++)
+                    vf_store(panel + (i + q * per + j) * COLUMNS, w[j]);
+            }
+        } else {
+            for (int q = 0; q * per < here; q++) {
+                vf w[4];
+                unpack(bits[q], dtype, FORM_EXACT, w);
+                for (int j = 0; j < per && q * per + j < here; j++)
+                    vf_store(panel + (i + q * per + j) * COLUMNS, w[j]);
+            }
+        }
+    }
+}
+
+static void panel(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                  int depth, const uint8_t *next, float *to)
+{
+    const int bytes = depth * (int)rondo_dtype_size(weight->dtype);
+    for (int r = 0; r < COLUMNS; r++)
+        for (int i = 0; i < bytes; i += 64)
+            __builtin_prefetch(next + r * weight->row_bytes + i, 0, 2);
+    const uint8_t *row[COLUMNS];
+    const uint8_t *first = weight->data + n * weight->row_bytes;
+    for (int r = 0; r < COLUMNS; r++)
+        row[r] = first + (r < count ? r : count - 1) * weight->row_bytes;
+    for (int g = 0; g < PANEL_GROUPS; g++) {
+        const uint8_t *const *group = row + g * LANES;
+        switch (weight->dtype) {
+        case RONDO_F32:
+            panel_group(group, k, depth, RONDO_F32, to + g * LANES);
+            break;
+        case RONDO_BF16:
+            panel_group(group, k, depth, RONDO_BF16, to + g * LANES);
+            break;
+        case RONDO_F16:
+            panel_group(group, k, depth, RONDO_F16, to + g * LANES);
+            break;
+        default:
+            panel_group(group, k, depth, RONDO_F8_E4M3, to + g * LANES);
+        }
+    }
+}
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+static inline __attribute__((always_inline)) void
+tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, const float *a_scale,
+        int64_t a_scale_stride, const float *b_scale, float *y, int64_t y_stride)
+{
+    for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
+        int end = depth - first < RONDO_BLOCK ? depth : first + RONDO_BLOCK;
+        vf sum[TILE_ROWS][PANEL_GROUPS];
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++)
+            for (int g = 0; g < PANEL_GROUPS; g++)
+                sum[i][g] = vf_zero();
+        for (int k = first; k < end; k++) {
+            vf w[PANEL_GROUPS];
+#pragma GCC unroll 4
+            for (int g = 0; g < PANEL_GROUPS; g++)
+                w[g] = vf_load(b + k * COLUMNS + g * LANES);
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                vf x = vf_set1(a[i * a_stride + k]);
+#pragma GCC unroll 4
+                for (int g = 0; g < PANEL_GROUPS; g++)
+                    sum[i][g] = vf_fma(x, w[g], sum[i][g]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            float s = (a_scale ? a_scale[i * a_scale_stride + block] : 1.0f) *
+                      (b_scale ? b_scale[block] : 1.0f);
+#pragma GCC unroll 4
+            for (int g = 0; g < PANEL_GROUPS; g++) {
+                float *at = y + i * y_stride + g * LANES;
+                vf_store(at, vf_fma(sum[i][g], vf_set1(s), vf_load(at)));
+            }
+        }
+    }
+}
+
+typedef void tile_function(const float *a, int64_t a_stride, const float *b, int depth,
+                           const float *a_scale, int64_t a_scale_stride, const float *b_scale,
+                           float *y, int64_t y_stride);
+
+#define TILE(M)                                                                                    \
+    static void tile_##M(const float *a, int64_t a_stride, const float *b, int depth,              \
+                         const float *a_scale, int64_t a_scale_stride, const float *b_scale,       \
+                         float *y, int64_t y_stride)                                               \
+    {                                                                                              \
+        tile_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);          \
+    }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+#if TILE_ROWS > 6
+TILE(7)
+TILE(8)
+TILE(9)
+TILE(10)
+TILE(11)
+TILE(12)
+TILE(13)
+TILE(14)
+#endif
+
+static void tile(int m, const float *a, int64_t a_stride, const float *b, int depth,
+                 const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
+                 int64_t y_stride)
+{
+    static tile_function *const table[TILE_ROWS + 1] = {
+        NULL,
+        tile_1,
+        tile_2,
+        tile_3,
+        tile_4,
+        tile_5,
+        tile_6,
+#if TILE_ROWS > 6
+        tile_7,
+        tile_8,
+        tile_9,
+        tile_10,
+        tile_11,
+        tile_12,
+        tile_13,
+        tile_14,
+#endif
+    };
+    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);
+}
+
+/* ---- ends ------------------------------------------------------------------------------------ */
+
+static void widen(const void *row, enum rondo_dtype dtype, int64_t k, int64_t count, float *to)
+{
+    if (dtype == RONDO_F32) {
+        memcpy(to, (const float *)row + k, (size_t)count * sizeof *to);
+    } else if (dtype == RONDO_BF16) {
+        const uint16_t *from = (const uint16_t *)row + k;
+        for (int64_t i = 0; i < count; i++)
+            to[i] = rondo_bits_to_f32((uint32_t)from[i] << 16);
+    } else {
+        const uint8_t *from = (const uint8_t *)row + k;
+        for (int64_t i = 0; i < count; i++) {
+            uint32_t code = from[i] & 0x7fu;
+            uint32_t normal = (code << 20) + (120u << 23);
+            uint32_t subnormal = rondo_f32_to_bits((float)(int32_t)code * 0x1p-9f);
+            uint32_t bits = code < 8 ? subnormal : code == 0x7f ? 0x7fc00000u : normal;
+            to[i] = rondo_bits_to_f32(bits | (from[i] & 0x80u) << 24);
+        }
+    }
+}
+
+static void finish(const float *y, int64_t count, const float *scale, const float *bias,
+                   bool residual, void *out, enum rondo_dtype dtype)
+{
+    float *to = out;
+    uint16_t *half = out;
+    for (int64_t first = 0; first < count; first += 64) {
+        float part[64];
+        int here = count - first < 64 ? (int)(count - first) : 64;
+        for (int i = 0; i < here; i++)
+            part[i] = y[first + i];
+        if (scale)
+            for (int i = 0; i < here; i++)
+                part[i] *= scale[first + i];
+        if (bias)
+            for (int i = 0; i < here; i++)
+                part[i] += bias[first + i];
+        if (dtype == RONDO_F32 && residual) {
+            for (int i = 0; i < here; i++)
+                to[first + i] = to[first + i] + part[i];
+        } else if (dtype == RONDO_F32) {
+            memcpy(to + first, part, (size_t)here * sizeof *part);
+        } else {
+            for (int i = 0; i < here; i++) {
+                uint32_t bits = rondo_f32_to_bits(part[i]);
+                uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+                half[first + i] =
+                    (uint16_t)(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : rounded) >>
+                               16);
+            }
+        }
+    }
+}
+
+#define KERNELS_OF_(level) rondo_gemm_kernels_##level
+#define KERNELS_OF(level) KERNELS_OF_(level)
+const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
+    .gemv_rows = ROWS,
+    .columns = COLUMNS,
+    .tile_rows = TILE_ROWS,
+    .gemv = gemv,
+    .panel = panel,
+    .tile = tile,
+    .widen = widen,
+    .finish = finish,
+};
