@@ -283,6 +283,8 @@ static const float *load_f32(struct load *load, const struct rondo_file_tensor *
 {
     if (load->in_place && tensor->info.dtype == RONDO_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
         return tensor->data;
+    if (load->weights && !load->weights->device)
+        return tensor->data; /* a view: never read as numbers */
     load->device_bytes += round_up((size_t)count * sizeof(float));
     if (!load->weights)
         return NULL;
@@ -377,7 +379,7 @@ int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *
         weights->layers[l].expert_down = weights->expert_tensors + (l * 3 + 2) * E;
     }
     struct load load = {.model = model, .weights = weights, .error = error};
-    load.in_place = device->uses_host_memory && device->uses_host_memory(device);
+    load.in_place = !device || (device->uses_host_memory && device->uses_host_memory(device));
     int status = rondo_weight_walk(config, weights, load_one, &load);
     if (status) {
         rondo_weights_unload(weights);

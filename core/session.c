@@ -1,0 +1,261 @@
+/* Sessions: one sequence of tokens each, what of its caches can be reused, and where it can go back to. */
+#include "core/context.h"
+#include "core/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- making ----------------------------------------------------------------------------------- */
+
+struct rondo_session *rondo_session_create(struct rondo_context *context, struct rondo_error *error)
+{
+    const struct rondo_context_options *settings = &context->settings;
+    int32_t slot = rondo_cache_take_slot(&context->cache);
+    if (slot < 0) {
+        rondo_fail(error, RONDO_FAILED, "no session is free (got %d in use, want at most %d); raise max_sessions",
+                   settings->max_sessions, settings->max_sessions);
+        return NULL;
+    }
+    struct rondo_session *session = calloc(1, sizeof *session);
+    if (session) {
+        session->context = context;
+        session->slot = slot;
+        session->tokens = calloc((size_t)settings->max_context, sizeof *session->tokens);
+        session->page_table = calloc((size_t)context->page_stride, sizeof *session->page_table);
+        session->snapshots = calloc((size_t)settings->snapshots + 1, sizeof *session->snapshots);
+        session->draft_tokens = calloc((size_t)settings->max_draft, sizeof *session->draft_tokens);
+        session->draft_parents = calloc((size_t)settings->max_draft, sizeof *session->draft_parents);
+    }
+    for (int32_t i = 0; session && i < settings->max_sessions; i++) {
+        if (!context->sessions[i]) {
+            context->sessions[i] = session;
+            break;
+        }
+    }
+    if (!session || !session->tokens || !session->page_table || !session->snapshots || !session->draft_tokens ||
+        !session->draft_parents) {
+        if (session)
+            rondo_session_destroy(session);
+        else
+            rondo_cache_release_slot(&context->cache, slot);
+        rondo_fail(error, RONDO_FAILED, "out of memory for a session of %d tokens", settings->max_context);
+        return NULL;
+    }
+    return session;
+}
+
+void rondo_session_destroy(struct rondo_session *session)
+{
+    if (!session)
+        return;
+    struct rondo_context *context = session->context;
+    session->length = 0;
+    rondo_session_trim(session);
+    rondo_cache_release_slot(&context->cache, session->slot);
+    for (int32_t i = 0; i < context->settings.max_sessions; i++) {
+        if (context->sessions[i] == session)
+            context->sessions[i] = NULL;
+    }
+    free(session->tokens);
+    free(session->page_table);
+    free(session->snapshots);
+    free(session->draft_tokens);
+    free(session->draft_parents);
+    free(session);
+}
+
+size_t rondo_session_length(const struct rondo_session *session)
+{
+    return (size_t)session->length;
+}
+
+const int32_t *rondo_session_tokens(const struct rondo_session *session)
+{
+    return session->tokens;
+}
+
+/* ---- pages ------------------------------------------------------------------------------------ */
+
+/* Pages that hold n tokens. Models without softmax layers hold none. */
+static int32_t pages_of(const struct rondo_session *session, int32_t n)
+{
+    return session->context->cache.n_softmax ? (n + RONDO_CHUNK - 1) / RONDO_CHUNK : 0;
+}
+
+/* The first page that appending writes to, when the session holds it already, may be shared with a fork. */
+static bool writes_shared_page(const struct rondo_session *session, int32_t n)
+{
+    int32_t page = session->length / RONDO_CHUNK;
+    return n > 0 && page < session->n_pages &&
+           session->context->cache.page_references[session->page_table[page]] > 1;
+}
+
+int32_t rondo_session_pages_needed(const struct rondo_session *session, int32_t n)
+{
+    int32_t more = pages_of(session, session->length + n) - session->n_pages;
+    return (more > 0 ? more : 0) + writes_shared_page(session, n);
+}
+
+void rondo_session_make_room(struct rondo_session *session, int32_t n)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    if (writes_shared_page(session, n)) {
+        int32_t *page = &session->page_table[session->length / RONDO_CHUNK];
+        int32_t copy = rondo_cache_take_page(cache);
+        rondo_cache_copy_page(cache, copy, *page);
+        rondo_cache_release_page(cache, *page);
+        *page = copy;
+    }
+    int32_t pages = pages_of(session, session->length + n);
+    while (session->n_pages < pages)
+        session->page_table[session->n_pages++] = rondo_cache_take_page(cache);
+}
+
+void rondo_session_append(struct rondo_session *session, const int32_t *tokens, int32_t n)
+{
+    if (n <= 0)
+        return;
+    memcpy(session->tokens + session->length, tokens, (size_t)n * sizeof *tokens);
+    session->length += n;
+    session->n_drafts = 0;
+}
+
+void rondo_session_trim(struct rondo_session *session)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    int32_t pages = pages_of(session, session->length);
+    while (session->n_pages > pages)
+        rondo_cache_release_page(cache, session->page_table[--session->n_pages]);
+    int32_t kept = 0;
+    for (int32_t i = 0; i < session->n_snapshots; i++) {
+        if (session->snapshots[i].position <= session->length && session->length > 0)
+            session->snapshots[kept++] = session->snapshots[i];
+        else
+            rondo_cache_release_snapshot(cache, session->snapshots[i].slot);
+    }
+    session->n_snapshots = kept;
+    session->n_drafts = 0;
+}
+
+/* ---- going back ------------------------------------------------------------------------------- */
+
+static const struct rondo_snapshot *best_snapshot(const struct rondo_session *session, int32_t n)
+{
+    const struct rondo_snapshot *best = NULL;
+    for (int32_t i = 0; i < session->n_snapshots; i++) {
+        const struct rondo_snapshot *snapshot = &session->snapshots[i];
+        if (snapshot->position <= n && (!best || snapshot->position > best->position))
+            best = snapshot;
+    }
+    return best;
+}
+
+size_t rondo_session_truncate(struct rondo_session *session, size_t n)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    if (n >= (size_t)session->length)
+        return (size_t)session->length;
+    int32_t boundary = session->length / RONDO_CHUNK * RONDO_CHUNK;
+    if (cache->n_linear == 0 || (int32_t)n >= boundary) {
+        session->length = (int32_t)n;
+    } else {
+        const struct rondo_snapshot *snapshot = best_snapshot(session, (int32_t)n);
+        if (snapshot)
+            rondo_cache_copy_state(cache, session->slot, snapshot->slot);
+        session->length = snapshot ? snapshot->position : 0;
+    }
+    rondo_session_trim(session);
+    return (size_t)session->length;
+}
+
+size_t rondo_session_snapshot(struct rondo_session *session)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    int32_t position = session->length / RONDO_CHUNK * RONDO_CHUNK;
+    if (cache->n_linear == 0 || position == 0)
+        return (size_t)position;
+    for (int32_t i = 0; i < session->n_snapshots; i++) {
+        if (session->snapshots[i].position == position)
+            return (size_t)position;
+    }
+    if (session->context->settings.snapshots == 0)
+        return 0;
+    int32_t slot;
+    if (session->n_snapshots == session->context->settings.snapshots) {
+        slot = session->snapshots[0].slot;
+        memmove(session->snapshots, session->snapshots + 1,
+                (size_t)--session->n_snapshots * sizeof *session->snapshots);
+    } else {
+        slot = rondo_cache_take_snapshot(cache);
+    }
+    rondo_cache_copy_state(cache, slot, session->slot);
+    session->snapshots[session->n_snapshots++] = (struct rondo_snapshot){.position = position, .slot = slot};
+    return (size_t)position;
+}
+
+/* ---- sync ------------------------------------------------------------------------------------- */
+
+int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n, float *logits,
+                       struct rondo_sync_result *result, struct rondo_error *error)
+{
+    struct rondo_context *context = session->context;
+    if (n == 0)
+        return rondo_fail(error, RONDO_USAGE, "tokens: none given (want at least 1)");
+    if (n > (size_t)context->settings.max_context)
+        return rondo_fail(error, RONDO_FAILED, "tokens: more than the context holds (got %zu, want at most %d)", n,
+                          context->settings.max_context);
+    int status = rondo_check_tokens(context, tokens, n, error);
+    if (status)
+        return status;
+
+    size_t length = (size_t)session->length, common = 0;
+    while (common < length && common < n && session->tokens[common] == tokens[common])
+        common++;
+    size_t wanted = common < n ? common : n - 1;
+    size_t reused = rondo_session_truncate(session, wanted);
+    const char *reason = reused < wanted      ? "the linear states go back only to the open chunk or a snapshot"
+                         : common == n        ? "the last token is always run"
+                         : common == length   ? "all that the session held is reused"
+                                              : "the tokens differ from here on";
+    struct rondo_run_item item = {.session = session,
+                                  .tokens = tokens + reused,
+                                  .n = n - reused,
+                                  .logits = logits ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
+                                  .out = logits};
+    status = rondo_context_run(context, &item, 1, error);
+    if (status)
+        return status;
+    /* A prompt is likely to be edited near its end and sent again: keep the boundary before it. */
+    if (n - reused >= RONDO_CHUNK)
+        rondo_session_snapshot(session);
+    if (result)
+        *result = (struct rondo_sync_result){.reused = reused, .computed = n - reused, .reason = reason};
+    return RONDO_OK;
+}
+
+/* ---- fork ------------------------------------------------------------------------------------- */
+
+struct rondo_session *rondo_session_fork(struct rondo_session *session, struct rondo_error *error)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    struct rondo_session *fork = rondo_session_create(session->context, error);
+    if (!fork)
+        return NULL;
+    memcpy(fork->tokens, session->tokens, (size_t)session->length * sizeof *fork->tokens);
+    fork->length = session->length;
+    for (int32_t i = 0; i < session->n_pages; i++) {
+        fork->page_table[i] = session->page_table[i];
+        cache->page_references[session->page_table[i]]++;
+    }
+    fork->n_pages = session->n_pages;
+    if (cache->n_linear) {
+        rondo_cache_copy_state(cache, fork->slot, session->slot);
+        rondo_cache_copy_tail(cache, fork->slot, session->slot);
+    }
+    for (int32_t i = 0; i < session->n_snapshots; i++) {
+        struct rondo_snapshot snapshot = {session->snapshots[i].position, rondo_cache_take_snapshot(cache)};
+        rondo_cache_copy_state(cache, snapshot.slot, session->snapshots[i].slot);
+        fork->snapshots[fork->n_snapshots++] = snapshot;
+    }
+    return fork;
+}
