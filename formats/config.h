@@ -38,4 +38,15 @@ int rondo_config_parse(const char *name, const char *text, size_t length,
                        struct rondo_config *config, enum rondo_quantization *quantization,
                        struct rondo_error *error);
 
+/* The inverse, as far as struct rondo_config reaches: text of a config.json, malloc'ed. `torch_dtype` is what
+ * the file says of its unquantised weights ("bfloat16"). */
+char *rondo_config_print(const struct rondo_config *config, const char *torch_dtype,
+                         enum rondo_quantization quantization, bool lm_head_quantized);
+
+struct cJSON;
+
+/* Sets (or removes) quantization_config in the tree of a config.json. */
+void rondo_config_add_quantization(struct cJSON *root, enum rondo_quantization kind,
+                                   bool lm_head_quantized);
+
 #endif

@@ -1,0 +1,12 @@
+/* Inside of rondo-check: what its files share beside check.h. */
+#ifndef RONDO_TESTS_CHECK_INTERNAL_H
+#define RONDO_TESTS_CHECK_INTERNAL_H
+
+#include "tests/check/check.h"
+
+/* Zeroed host memory that lives as long as the case. Never NULL. */
+void *check_allocate(struct check *check, size_t size);
+/* Ends a case: looks at guards and inputs, releases everything. */
+void check_memory_release(struct check *check);
+
+#endif

@@ -1,0 +1,292 @@
+/* Memory of a check: random numbers, buffers between guard zones on both devices, filled tensors. */
+#include "tests/check/internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* 0xff reads as NaN in every floating dtype: what is read outside of a tensor shows in the results, too. */
+#define GUARD_BYTE 0xff
+#define GUARD_SIZE 256
+
+/* ---- random numbers -------------------------------------------------------------------------- */
+
+uint64_t check_random(struct check *check) /* splitmix64 */
+{
+    uint64_t z = check->random += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+int32_t check_random_range(struct check *check, int32_t low, int32_t high)
+{
+    return low + (int32_t)(check_random(check) % (uint64_t)((int64_t)high - low + 1));
+}
+
+double check_random_uniform(struct check *check)
+{
+    return (double)(check_random(check) >> 11) * 0x1p-53;
+}
+
+double check_random_normal(struct check *check) /* Box and Muller */
+{
+    double u = 1.0 - check_random_uniform(check), v = check_random_uniform(check);
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}
+
+/* ---- buffers --------------------------------------------------------------------------------- */
+
+/* Everything a case allocated, newest first. */
+struct check_memory {
+    struct check_memory *next;
+    void *block;                /* malloc'ed, or NULL */
+    struct check_buffer buffer; /* size and addresses, when block is NULL */
+};
+
+static void *must(void *memory)
+{
+    if (!memory) {
+        fputs("rondo-check: out of memory\n", stderr);
+        exit(1);
+    }
+    return memory;
+}
+
+static struct check_memory *link_memory(struct check *check)
+{
+    struct check_memory *memory = must(calloc(1, sizeof *memory));
+    memory->next = check->memory;
+    check->memory = memory;
+    return memory;
+}
+
+void *check_allocate(struct check *check, size_t size)
+{
+    struct check_memory *memory = link_memory(check);
+    memory->block = must(calloc(1, size ? size : 1));
+    return memory->block;
+}
+
+struct check_buffer *check_buffer(struct check *check, size_t size, const char *name)
+{
+    struct check_memory *memory = link_memory(check);
+    struct check_buffer *buffer = &memory->buffer;
+    *buffer = (struct check_buffer){.size = size, .name = name};
+    buffer->host = check_allocate(check, size);
+    char *guards = must(malloc(size + 2 * GUARD_SIZE));
+    memset(guards, GUARD_BYTE, size + 2 * GUARD_SIZE);
+    for (int side = 0; side < 2; side++) {
+        struct rondo_device *device = check->device[side];
+        char *data = must(device->allocate(device, size + 2 * GUARD_SIZE));
+        device->write(device, data, guards, size + 2 * GUARD_SIZE);
+        buffer->data[side] = data + GUARD_SIZE;
+        buffer->result[side] = check_allocate(check, size);
+    }
+    free(guards);
+    return buffer;
+}
+
+void check_upload(struct check *check, struct check_buffer *buffer)
+{
+    for (int side = 0; side < 2; side++)
+        check->device[side]->write(check->device[side], buffer->data[side], buffer->host,
+                                   buffer->size);
+}
+
+void check_download(struct check *check, struct check_buffer *buffer)
+{
+    for (int side = 0; side < 2; side++)
+        check->device[side]->read(check->device[side], buffer->result[side], buffer->data[side],
+                                  buffer->size);
+}
+
+struct check_buffer *check_input(struct check *check, const void *data, size_t size,
+                                 const char *name)
+{
+    struct check_buffer *buffer = check_buffer(check, size, name);
+    if (size)
+        memcpy(buffer->host, data, size);
+    buffer->constant = true;
+    check_upload(check, buffer);
+    return buffer;
+}
+
+struct check_buffer *check_output(struct check *check, size_t size, const char *name)
+{
+    struct check_buffer *buffer = check_buffer(check, size, name);
+    memset(buffer->host, GUARD_BYTE, size);
+    return buffer;
+}
+
+/* Looks at the guard zones of a buffer, and at its bytes when it is constant. */
+static void check_intact(struct check *check, struct check_buffer *buffer, int side)
+{
+    struct rondo_device *device = check->device[side];
+    unsigned char guard[2][GUARD_SIZE];
+    char *data = buffer->data[side];
+    device->read(device, guard[0], data - GUARD_SIZE, GUARD_SIZE);
+    device->read(device, guard[1], data + buffer->size, GUARD_SIZE);
+    const char *who = side == CHECK_REFERENCE ? "the reference" : check->device_name;
+    for (int end = 0; end < 2; end++)
+        for (int i = 0; i < GUARD_SIZE; i++)
+            if (guard[end][i] != GUARD_BYTE) {
+                check_fail(check, "%s: %s wrote %d bytes %s", buffer->name, who,
+                           end ? i + 1 : GUARD_SIZE - i, end ? "past its end" : "before its begin");
+                break;
+            }
+    if (!buffer->constant || !buffer->size)
+        return;
+    device->read(device, buffer->result[side], data, buffer->size);
+    if (memcmp(buffer->result[side], buffer->host, buffer->size) != 0)
+        check_fail(check, "%s: %s changed an input", buffer->name, who);
+}
+
+void check_memory_release(struct check *check)
+{
+    for (struct check_memory *m = check->memory; m; m = m->next)
+        for (int side = 0; side < 2 && !m->block; side++)
+            check_intact(check, &m->buffer, side);
+    while (check->memory) {
+        struct check_memory *memory = check->memory;
+        check->memory = memory->next;
+        for (int side = 0; side < 2 && !memory->block; side++)
+            check->device[side]->release(check->device[side],
+                                         (char *)memory->buffer.data[side] - GUARD_SIZE);
+        free(memory->block);
+        free(memory);
+    }
+}
+
+/* ---- fills ----------------------------------------------------------------------------------- */
+
+const char *check_fill_name(enum check_fill fill)
+{
+    static const char *const names[CHECK_FILLS] = {"uniform", "normal",    "tiny", "huge",
+                                                   "one-hot", "subnormal", "zeros"};
+    return names[fill];
+}
+
+/* A random subnormal of the dtype, as f32. */
+static float random_subnormal(struct check *check, enum rondo_dtype dtype)
+{
+    uint64_t bits = check_random(check);
+    bool negative = bits >> 63;
+    float value;
+    switch (dtype) {
+    case RONDO_F16:
+        value = rondo_f16_to_f32(bits & 0x3ff);
+        break;
+    case RONDO_F8_E4M3:
+        value = rondo_e4m3_to_f32(bits & 7);
+        break;
+    default: /* bf16 has the exponents of f32; rounding may give the smallest normal */
+        value = rondo_bits_to_f32(bits & (dtype == RONDO_BF16 ? 0x7f0000 : 0x7fffff));
+        break;
+    }
+    return negative ? -value : value;
+}
+
+static float random_value(struct check *check, enum rondo_dtype dtype, enum check_fill fill)
+{
+    bool f8 = dtype == RONDO_F8_E4M3;
+    switch (fill) {
+    case CHECK_UNIFORM:
+        return (float)((2.0 * check_random_uniform(check) - 1.0) * (f8 ? 448 : 1));
+    case CHECK_NORMAL:
+        return (float)(check_random_normal(check) * (f8 ? 32 : 1));
+    case CHECK_TINY:
+        return (float)(check_random_normal(check) * (f8                   ? 0x1p-7
+                                                     : dtype == RONDO_F16 ? 0x1p-12
+                                                                          : 1e-18));
+    case CHECK_HUGE:
+        return (float)(check_random_normal(check) * (dtype == RONDO_F16 ? 1e3 : 1e15));
+    case CHECK_SUBNORMAL:
+        return random_subnormal(check, dtype);
+    case CHECK_ZEROS:
+        return check_random(check) & 1 ? -0.0f : 0.0f;
+    default:
+        return 0;
+    }
+}
+
+static void fill_rows(struct check *check, const struct rondo_tensor *tensor, enum check_fill fill)
+{
+    int64_t columns = rondo_tensor_columns(tensor);
+    for (int64_t row = 0; row < rondo_tensor_rows(tensor); row++) {
+        void *data = rondo_tensor_row(tensor, row);
+        for (int64_t i = 0; i < columns; i++)
+            rondo_store(data, tensor->dtype, (size_t)i, random_value(check, tensor->dtype, fill));
+        if (fill == CHECK_ONE_HOT && columns)
+            rondo_store(data, tensor->dtype, (size_t)(check_random(check) % (uint64_t)columns),
+                        1.0f);
+    }
+}
+
+struct check_buffer *check_floats(struct check *check, int64_t n, enum check_fill fill,
+                                  const char *name)
+{
+    struct check_buffer *buffer = check_buffer(check, (size_t)n * 4, name);
+    struct rondo_tensor row = rondo_tensor_2d(buffer->host, RONDO_F32, 1, n, name);
+    fill_rows(check, &row, fill);
+    buffer->constant = true;
+    check_upload(check, buffer);
+    return buffer;
+}
+
+/* ---- tensors --------------------------------------------------------------------------------- */
+
+static struct check_tensor *new_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
+                                       int64_t columns, int64_t gap, enum check_scale scale,
+                                       const char *name)
+{
+    struct check_tensor *tensor = check_allocate(check, sizeof *tensor);
+    int64_t stride = columns + gap;
+    tensor->buffer = check_output(check, (size_t)(rows * stride) * rondo_dtype_size(dtype), name);
+    tensor->host = rondo_tensor_2d(tensor->buffer->host, dtype, rows, columns, name);
+    tensor->host.row_stride = stride;
+    if (scale != CHECK_SCALE_NONE) {
+        int64_t block_rows = scale == CHECK_SCALE_BLOCK ? RONDO_BLOCK : 1;
+        int64_t block_columns = scale == CHECK_SCALE_ROW ? columns : RONDO_BLOCK;
+        int64_t scale_rows = (rows + block_rows - 1) / block_rows;
+        tensor->host.scale_rows = (int32_t)block_rows;
+        tensor->host.scale_columns = (int32_t)block_columns;
+        tensor->host.scale_stride =
+            block_columns ? (columns + block_columns - 1) / block_columns : 1;
+        tensor->scale =
+            check_output(check, (size_t)(scale_rows * tensor->host.scale_stride) * 4, name);
+        tensor->host.scale = tensor->scale->host;
+    }
+    for (int side = 0; side < 2; side++) {
+        tensor->side[side] = tensor->host;
+        tensor->side[side].data = tensor->buffer->data[side];
+        tensor->side[side].scale = tensor->scale ? tensor->scale->data[side] : NULL;
+    }
+    return tensor;
+}
+
+struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
+                                  int64_t columns, int64_t gap, enum check_scale scale,
+                                  enum check_fill fill, const char *name)
+{
+    struct check_tensor *tensor = new_tensor(check, dtype, rows, columns, gap, scale, name);
+    fill_rows(check, &tensor->host, fill);
+    tensor->buffer->constant = true;
+    check_upload(check, tensor->buffer);
+    if (tensor->scale) {
+        float *values = tensor->scale->host;
+        for (size_t i = 0; i < tensor->scale->size / 4; i++)
+            values[i] = (float)exp2(-10.0 + 8.0 * check_random_uniform(check));
+        tensor->scale->constant = true;
+        check_upload(check, tensor->scale);
+    }
+    return tensor;
+}
+
+struct check_tensor *check_tensor_output(struct check *check, enum rondo_dtype dtype, int64_t rows,
+                                         int64_t columns, int64_t gap, enum check_scale scale,
+                                         const char *name)
+{
+    return new_tensor(check, dtype, rows, columns, gap, scale, name);
+}
