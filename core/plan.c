@@ -76,8 +76,12 @@ static struct rondo_binding *bind(struct builder *b, struct rondo_step *step, si
 {
     struct rondo_binding *binding = &step->binding[step->n_bindings++];
     *binding = (struct rondo_binding){.field = (uint32_t)field, .value = value, .use = use};
-    if (!b->plan->out_of_memory)
+    if (!b->plan->out_of_memory) {
         b->plan->values[value].last = b->plan->n_steps - 1;
+        /* What codes were made from lives as long as they do, so that compare mode can make them again. */
+        if (b->source >= 0 && value == b->codes)
+            b->plan->values[b->source].last = b->plan->n_steps - 1;
+    }
     return binding;
 }
 

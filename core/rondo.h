@@ -414,7 +414,7 @@ RONDO_API char *rondo_chat_template_render(const struct rondo_chat_template *cha
 /* ---- comparison of two contexts --------------------------------------------------------------- */
 
 struct rondo_compare_row {
-    const char *label; /* step label, "layer N" or "logits" */
+    const char *label; /* step label, "layer" for the hidden state after a layer, or "logits" */
     int32_t layer;     /* -1: not in a layer */
     double max_abs, nmse, cosine;
     int64_t worst;     /* flat index of the largest difference */
