@@ -13,6 +13,7 @@
 
 /* One line for each check_FAMILY.c. */
 static const struct check_family *const families[] = {
+    &check_family_attention,
     &check_family_basic,
     &check_family_moe,
     &check_family_norm,
