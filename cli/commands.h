@@ -4,4 +4,12 @@
 
 #include "cli/options.h"
 
+extern const struct cli_command cli_bench;
+extern const struct cli_command cli_compare;
+extern const struct cli_command cli_info;
+extern const struct cli_command cli_logits;
+extern const struct cli_command cli_perplexity;
+extern const struct cli_command cli_synth;
+extern const struct cli_command cli_tokenize;
+
 #endif

@@ -1,0 +1,491 @@
+/* rondo info: what a checkpoint holds, what it needs, and which devices are here. */
+#include "cli/commands.h"
+#include "cli/engine.h"
+#include "cli/input.h"
+#include "cli/terminal.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct info_options {
+    struct cli_model_options model;
+    struct cli_device_options device;
+    struct cli_message_options messages;
+    int64_t ctx, batch;
+    bool tensors, plan, check, json;
+    struct cli_texts arguments;
+};
+
+#define FIELD(name) offsetof(struct info_options, name)
+
+static const struct cli_option table[] = {
+    {.name = "--ctx",
+     .kind = CLI_INTEGER,
+     .offset = FIELD(ctx),
+     .argument = "N",
+     .group = "Output",
+     .help = "tokens per session for the memory figures",
+     .fallback = "0",
+     .fallback_help = "4096, or the model's limit when that is less",
+     .high = INT32_MAX},
+    {.name = "--batch",
+     .kind = CLI_INTEGER,
+     .offset = FIELD(batch),
+     .argument = "B",
+     .group = "Output",
+     .help = "sessions for the memory figures",
+     .fallback = "1",
+     .low = 1,
+     .high = 4096},
+    {.name = "--tensors",
+     .kind = CLI_FLAG,
+     .offset = FIELD(tensors),
+     .group = "Output",
+     .help = "list all tensors"},
+    {.name = "--plan",
+     .kind = CLI_FLAG,
+     .offset = FIELD(plan),
+     .group = "Output",
+     .help = "print the plan: the steps of one run of the model"},
+    {.name = "--check",
+     .kind = CLI_FLAG,
+     .offset = FIELD(check),
+     .group = "Output",
+     .help = "read all FP8 weights and fail at the first NaN code"},
+    {.name = "--json",
+     .kind = CLI_FLAG,
+     .offset = FIELD(json),
+     .group = "Output",
+     .help = "print one JSON object"},
+};
+
+/* ---- config ----------------------------------------------------------------------------------- */
+
+enum field_kind { FIELD_INT, FIELD_REAL, FIELD_BOOL };
+
+static const struct config_field {
+    const char *name;
+    enum field_kind kind;
+    size_t offset;
+} config_fields[] = {
+#define INT(name)                                                                                  \
+    {                                                                                              \
+#name, FIELD_INT, offsetof(struct rondo_config, name)                                      \
+    }
+#define REAL(name)                                                                                 \
+    {                                                                                              \
+#name, FIELD_REAL, offsetof(struct rondo_config, name)                                     \
+    }
+#define BOOL(name)                                                                                 \
+    {                                                                                              \
+#name, FIELD_BOOL, offsetof(struct rondo_config, name)                                     \
+    }
+    INT(vocab_size),
+    INT(hidden_size),
+    INT(num_hidden_layers),
+    INT(num_attention_heads),
+    INT(num_key_value_heads),
+    INT(head_dim),
+    INT(intermediate_size),
+    INT(moe_intermediate_size),
+    INT(shared_intermediate_size),
+    INT(num_experts),
+    INT(num_experts_per_tok),
+    INT(num_shared_experts),
+    INT(n_group),
+    INT(topk_group),
+    INT(first_k_dense_replace),
+    INT(layer_group_size),
+    INT(group_norm_size),
+    INT(rotary_dim),
+    INT(max_position_embeddings),
+    INT(decay_offset),
+    REAL(rope_theta),
+    REAL(rms_norm_eps),
+    REAL(routed_scaling_factor),
+    BOOL(norm_topk_prob),
+    BOOL(use_expert_bias),
+    BOOL(use_qk_norm),
+    BOOL(linear_silu),
+    BOOL(use_qkv_bias),
+    BOOL(use_bias),
+    BOOL(tie_word_embeddings),
+    {"yarn", FIELD_BOOL, offsetof(struct rondo_config, yarn.enabled)},
+    {"yarn_factor", FIELD_REAL, offsetof(struct rondo_config, yarn.factor)},
+    INT(bos_token_id),
+    INT(pad_token_id),
+#undef INT
+#undef REAL
+#undef BOOL
+};
+
+#define N_CONFIG_FIELDS (sizeof config_fields / sizeof config_fields[0])
+
+static cJSON *config_json(const struct rondo_config *config)
+{
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "architecture", config->architecture);
+    for (size_t i = 0; i < N_CONFIG_FIELDS; i++) {
+        const struct config_field *field = &config_fields[i];
+        const char *at = (const char *)config + field->offset;
+        if (field->kind == FIELD_INT)
+            cJSON_AddNumberToObject(object, field->name, *(const int32_t *)at);
+        else if (field->kind == FIELD_REAL)
+            cJSON_AddNumberToObject(object, field->name, *(const double *)at);
+        else
+            cJSON_AddBoolToObject(object, field->name, *(const bool *)at);
+    }
+    cJSON_AddStringToObject(object, "score_function",
+                            config->score_function == RONDO_SCORE_SIGMOID ? "sigmoid" : "softmax");
+    cJSON_AddItemToObject(object, "eos_token_ids",
+                          cJSON_CreateIntArray(config->eos_token_ids, config->n_eos_token_ids));
+    return object;
+}
+
+/* One value as a line of the table. */
+static void print_value(const cJSON *value)
+{
+    if (cJSON_IsArray(value)) {
+        char *text = cJSON_PrintUnformatted(value);
+        printf("  %-26s %s\n", value->string, text ? text : "");
+        cJSON_free(text);
+    } else if (cJSON_IsNumber(value)) {
+        printf("  %-26s %.10g\n", value->string, value->valuedouble);
+    } else {
+        printf("  %-26s %s\n", value->string,
+               cJSON_IsString(value) ? value->valuestring
+               : cJSON_IsTrue(value) ? "true"
+                                     : "false");
+    }
+}
+
+/* ---- layers and tensors ------------------------------------------------------------------------ */
+
+/* Layers of one kind as ranges, "0-3, 5-8". */
+static void layer_ranges(const struct rondo_config *config,
+                         bool (*is)(const struct rondo_config *, int32_t), char *out, size_t size)
+{
+    size_t used = 0;
+    out[0] = 0;
+    for (int32_t l = 0; l < config->num_hidden_layers && used < size; l++) {
+        if (!is(config, l))
+            continue;
+        int32_t first = l;
+        while (l + 1 < config->num_hidden_layers && is(config, l + 1))
+            l++;
+        int n = first == l
+                    ? snprintf(out + used, size - used, "%s%d", used ? ", " : "", l)
+                    : snprintf(out + used, size - used, "%s%d-%d", used ? ", " : "", first, l);
+        used += (size_t)n;
+    }
+    if (!out[0])
+        snprintf(out, size, "none");
+}
+
+static bool is_linear(const struct rondo_config *config, int32_t layer)
+{
+    return rondo_config_attention(config, layer) == RONDO_ATTENTION_LINEAR;
+}
+
+static bool is_softmax(const struct rondo_config *config, int32_t layer)
+{
+    return rondo_config_attention(config, layer) == RONDO_ATTENTION_SOFTMAX;
+}
+
+static bool is_dense(const struct rondo_config *config, int32_t layer)
+{
+    return rondo_config_ffn(config, layer) == RONDO_FFN_DENSE;
+}
+
+static bool is_moe(const struct rondo_config *config, int32_t layer)
+{
+    return rondo_config_ffn(config, layer) == RONDO_FFN_MOE;
+}
+
+static cJSON *layers_json(const struct rondo_config *config)
+{
+    char text[1024];
+    static const struct {
+        const char *name;
+        bool (*is)(const struct rondo_config *, int32_t);
+    } kinds[] = {{"linear_attention", is_linear},
+                 {"softmax_attention", is_softmax},
+                 {"dense_ffn", is_dense},
+                 {"moe_ffn", is_moe}};
+    cJSON *object = cJSON_CreateObject();
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        layer_ranges(config, kinds[i].is, text, sizeof text);
+        cJSON_AddStringToObject(object, kinds[i].name, text);
+    }
+    return object;
+}
+
+struct dtype_sum {
+    uint64_t count, elements, bytes;
+};
+
+static void sum_tensors(const struct rondo_model *model, struct dtype_sum sums[RONDO_DTYPE_COUNT])
+{
+    memset(sums, 0, RONDO_DTYPE_COUNT * sizeof *sums);
+    for (size_t i = 0; i < rondo_model_tensor_count(model); i++) {
+        struct rondo_tensor_info info;
+        rondo_model_tensor(model, i, &info);
+        sums[info.dtype].count++;
+        sums[info.dtype].elements += info.size / rondo_dtype_size(info.dtype);
+        sums[info.dtype].bytes += info.size;
+    }
+}
+
+static void shape_text(const struct rondo_tensor_info *info, char *out, size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (int d = 0; d < info->n_dims; d++)
+        used +=
+            (size_t)snprintf(out + used, size - used, "%s%" PRId64, d ? ", " : "", info->shape[d]);
+    snprintf(out + used, size - used, "]");
+}
+
+static void print_tensors(const struct rondo_model *model)
+{
+    printf("\ntensors\n");
+    for (size_t i = 0; i < rondo_model_tensor_count(model); i++) {
+        struct rondo_tensor_info info;
+        char shape[128], size[24];
+        rondo_model_tensor(model, i, &info);
+        shape_text(&info, shape, sizeof shape);
+        printf("  %-64s %-8s %-20s %12s  %s\n", info.name, rondo_dtype_name(info.dtype), shape,
+               cli_format_size(info.size, size), info.file);
+    }
+}
+
+static cJSON *tensors_json(const struct rondo_model *model)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (size_t i = 0; i < rondo_model_tensor_count(model); i++) {
+        struct rondo_tensor_info info;
+        rondo_model_tensor(model, i, &info);
+        cJSON *object = cJSON_CreateObject(), *shape = cJSON_CreateArray();
+        cJSON_AddStringToObject(object, "name", info.name);
+        cJSON_AddStringToObject(object, "dtype", rondo_dtype_name(info.dtype));
+        for (int d = 0; d < info.n_dims; d++)
+            cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)info.shape[d]));
+        cJSON_AddItemToObject(object, "shape", shape);
+        cJSON_AddNumberToObject(object, "bytes", (double)info.size);
+        cJSON_AddStringToObject(object, "file", info.file);
+        cJSON_AddItemToArray(array, object);
+    }
+    return array;
+}
+
+/* ---- plan -------------------------------------------------------------------------------------- */
+
+static void print_plan_line(void *user, const char *line)
+{
+    (void)user;
+    printf("  %s\n", line);
+}
+
+static void add_plan_line(void *user, const char *line)
+{
+    cJSON_AddItemToArray(user, cJSON_CreateString(line));
+}
+
+/* Builds the plan; one session of the smallest size will do. */
+static int walk_plan(const struct info_options *options, const struct cli_engine *engine,
+                     void (*line)(void *, const char *), void *user, struct rondo_error *error)
+{
+    struct rondo_context_options settings = {
+        .mode = (enum rondo_mode)options->device.mode,
+        .max_context = 64,
+        .max_batch_tokens = 64,
+        .snapshots = -1,
+    };
+    struct rondo_context *context =
+        rondo_context_create(engine->model, engine->device, &settings, error);
+    if (!context)
+        return error->status;
+    rondo_context_print_plan(context, line, user);
+    rondo_context_destroy(context);
+    return RONDO_OK;
+}
+
+/* ---- the command ------------------------------------------------------------------------------- */
+
+static int memory_for(const struct info_options *options, const struct cli_engine *engine,
+                      struct rondo_memory *memory, struct rondo_error *error)
+{
+    struct rondo_context_options settings = {
+        .mode = (enum rondo_mode)options->device.mode,
+        .max_context = (int32_t)options->ctx,
+        .max_sessions = (int32_t)options->batch,
+    };
+    return rondo_context_memory(engine->model, engine->device, &settings, memory, error);
+}
+
+static void print_devices(void)
+{
+    char size[24];
+    struct rondo_device_info devices[16];
+    size_t n = rondo_device_list(devices, 16);
+    printf("devices\n");
+    for (size_t i = 0; i < n && i < 16; i++)
+        printf("  %-12s %s; %s of memory available\n", devices[i].name, devices[i].description,
+               cli_format_size(devices[i].memory_available, size));
+}
+
+static void print_text(const struct info_options *options, const struct rondo_model *model,
+                       const struct rondo_memory *memory)
+{
+    const struct rondo_config *config = rondo_model_config(model);
+    struct dtype_sum sums[RONDO_DTYPE_COUNT];
+    char a[32], b[24];
+    cJSON *value, *object = config_json(config);
+    printf("model %s\n\nconfig\n", rondo_model_directory(model));
+    cJSON_ArrayForEach(value, object) print_value(value);
+    cJSON_Delete(object);
+
+    printf("\nlayers\n");
+    object = layers_json(config);
+    cJSON_ArrayForEach(value, object) print_value(value);
+    cJSON_Delete(object);
+    printf("\nweights                tensors          elements        size\n");
+    sum_tensors(model, sums);
+    for (int d = 0; d < RONDO_DTYPE_COUNT; d++)
+        if (sums[d].count)
+            printf("  %-16s %11" PRIu64 " %17s %11s\n", rondo_dtype_name((enum rondo_dtype)d),
+                   sums[d].count, cli_format_count(sums[d].elements, a),
+                   cli_format_size(sums[d].bytes, b));
+    if (options->tensors)
+        print_tensors(model);
+
+    printf("\nmemory of %" PRId64 " session%s of %" PRId64 " tokens, mode %s\n", options->batch,
+           options->batch > 1 ? "s" : "", options->ctx, cli_mode_names[options->device.mode]);
+    printf("  weights       %12s\n", cli_format_size(memory->weights, b));
+    printf("  KV pages      %12s\n", cli_format_size(memory->kv_pages, b));
+    printf("  linear states %12s\n", cli_format_size(memory->states, b));
+    printf("  activations   %12s\n", cli_format_size(memory->activations, b));
+    printf("  total         %12s\n", cli_format_size(memory->total, b));
+    putchar('\n');
+    print_devices();
+}
+
+static cJSON *info_json(const struct info_options *options, const struct rondo_model *model,
+                        const struct rondo_memory *memory)
+{
+    struct dtype_sum sums[RONDO_DTYPE_COUNT];
+    char hash[24];
+    cJSON *root = cJSON_CreateObject(), *object;
+    cJSON_AddStringToObject(root, "directory", rondo_model_directory(model));
+    snprintf(hash, sizeof hash, "%016" PRIx64, rondo_model_hash(model));
+    cJSON_AddStringToObject(root, "hash", hash);
+    cJSON_AddItemToObject(root, "config", config_json(rondo_model_config(model)));
+    cJSON_AddItemToObject(root, "layers", layers_json(rondo_model_config(model)));
+    object = cJSON_AddObjectToObject(root, "weights");
+    sum_tensors(model, sums);
+    for (int d = 0; d < RONDO_DTYPE_COUNT; d++) {
+        if (!sums[d].count)
+            continue;
+        cJSON *sum = cJSON_AddObjectToObject(object, rondo_dtype_name((enum rondo_dtype)d));
+        cJSON_AddNumberToObject(sum, "tensors", (double)sums[d].count);
+        cJSON_AddNumberToObject(sum, "elements", (double)sums[d].elements);
+        cJSON_AddNumberToObject(sum, "bytes", (double)sums[d].bytes);
+    }
+    object = cJSON_AddObjectToObject(root, "memory");
+    cJSON_AddNumberToObject(object, "ctx", (double)options->ctx);
+    cJSON_AddNumberToObject(object, "batch", (double)options->batch);
+    cJSON_AddStringToObject(object, "mode", cli_mode_names[options->device.mode]);
+    cJSON_AddNumberToObject(object, "weights", (double)memory->weights);
+    cJSON_AddNumberToObject(object, "kv_pages", (double)memory->kv_pages);
+    cJSON_AddNumberToObject(object, "states", (double)memory->states);
+    cJSON_AddNumberToObject(object, "activations", (double)memory->activations);
+    cJSON_AddNumberToObject(object, "total", (double)memory->total);
+    if (options->tensors)
+        cJSON_AddItemToObject(root, "tensors", tensors_json(model));
+    return root;
+}
+
+static int print_json(const struct info_options *options, const struct cli_engine *engine,
+                      const struct rondo_memory *memory, struct rondo_error *error)
+{
+    cJSON *root = info_json(options, engine->model, memory);
+    int result = RONDO_OK;
+    if (options->plan)
+        result =
+            walk_plan(options, engine, add_plan_line, cJSON_AddArrayToObject(root, "plan"), error);
+    char *text = result ? NULL : cJSON_Print(root);
+    if (text)
+        puts(text);
+    else if (!result)
+        result = rondo_fail(error, RONDO_FAILED, "out of memory");
+    cJSON_free(text);
+    cJSON_Delete(root);
+    return result;
+}
+
+static int show(struct info_options *options, const struct cli_engine *engine,
+                struct rondo_error *error)
+{
+    struct rondo_memory memory;
+    int32_t limit = rondo_model_config(engine->model)->max_position_embeddings;
+    if (!options->ctx)
+        options->ctx = limit < 4096 ? limit : 4096;
+    int result = memory_for(options, engine, &memory, error);
+    if (!result && options->json) {
+        result = print_json(options, engine, &memory, error);
+    } else if (!result) {
+        print_text(options, engine->model, &memory);
+        if (options->plan) {
+            printf("\nplan\n");
+            result = walk_plan(options, engine, print_plan_line, NULL, error);
+        }
+    }
+    if (!result && options->check) {
+        cli_interrupt_catch();
+        result = rondo_model_check_weights(engine->model, cli_progress, NULL, error);
+        cli_progress_clear();
+        if (!result && !options->json)
+            printf("\nchecked: no FP8 weight is NaN\n");
+    }
+    return result;
+}
+
+static int run(void *user)
+{
+    struct info_options *options = user;
+    struct rondo_error error = {0};
+    struct cli_engine engine;
+    cli_messages(&options->messages);
+    if (!options->model.directory && !options->json) {
+        print_devices();
+        return RONDO_OK;
+    }
+    int result = cli_engine_open(&engine, &options->model, &options->device, &error);
+    if (!result)
+        result = show(options, &engine, &error);
+    cli_engine_close(&engine);
+    return result ? cli_report(&error) : RONDO_OK;
+}
+
+static const struct cli_option_set sets[] = {
+    CLI_SET(cli_model_table, FIELD(model)),
+    CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_message_table, FIELD(messages)),
+};
+
+const struct cli_command cli_info = {
+    .name = "info",
+    .summary = "show a checkpoint: config, tensors, plan, memory; and the devices here",
+    .usage = "-m DIR [options]",
+    .details =
+        "  rondo info -m DIR --ctx 32768 --batch 4     what four sessions of 32768 tokens need\n"
+        "  rondo info -m DIR --json | jq .config\n",
+    .sets = sets,
+    .n_sets = sizeof sets / sizeof sets[0],
+    .options_size = sizeof(struct info_options),
+    .arguments_offset = FIELD(arguments),
+    .max_arguments = 0,
+    .run = run,
+};

@@ -1,0 +1,226 @@
+/* rondo logits: the logits of every token of a prompt, or of every node of a draft tree, as a .npy file. */
+#include "cli/commands.h"
+#include "cli/engine.h"
+#include "cli/input.h"
+#include "cli/terminal.h"
+#include "formats/json.h"
+#include "formats/npy.h"
+
+#include <stdlib.h>
+
+struct logits_options {
+    struct cli_model_options model;
+    struct cli_token_options tokens;
+    struct cli_device_options device;
+    struct cli_message_options messages;
+    const char *output, *tree;
+    int64_t chunk;
+    struct cli_texts arguments;
+};
+
+#define FIELD(name) offsetof(struct logits_options, name)
+
+static const struct cli_option table[] = {
+    {.name = "--draft-tree",
+     .kind = CLI_TEXT,
+     .offset = FIELD(tree),
+     .argument = "FILE",
+     .group = "Input",
+     .help =
+         "JSON array of [token, parent]; parent -1: the last token of the input. Writes one row "
+         "per node instead; see 'rondo help drafts'"},
+    {.name = "--output",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .offset = FIELD(output),
+     .argument = "FILE.npy",
+     .group = "Output",
+     .help = "where to write: float32 [tokens, vocabulary]"},
+    {.name = "--chunk",
+     .kind = CLI_INTEGER,
+     .offset = FIELD(chunk),
+     .argument = "N",
+     .group = "Output",
+     .help = "feed the input in calls of N tokens; changes time and memory, never the result",
+     .fallback = "0",
+     .fallback_help = "as many as 64 MiB of logits allow, 512 at most",
+     .high = 1 << 20},
+};
+
+struct tree {
+    int32_t *tokens, *parents; /* [n] */
+    size_t n;
+};
+
+static void release_tree(struct tree *tree)
+{
+    free(tree->tokens);
+    free(tree->parents);
+}
+
+/* A whole number within low..high. */
+static bool get_number(const cJSON *value, double low, double high, int32_t *number)
+{
+    if (!cJSON_IsNumber(value) || value->valuedouble < low || value->valuedouble > high ||
+        value->valuedouble != (double)(int32_t)value->valuedouble)
+        return false;
+    *number = (int32_t)value->valuedouble;
+    return true;
+}
+
+static int parse_tree(const char *path, const cJSON *root, int32_t vocab_size, struct tree *tree,
+                      struct rondo_error *error)
+{
+    size_t n = cJSON_IsArray(root) ? (size_t)cJSON_GetArraySize(root) : 0;
+    if (!n)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: want an array of [token, parent] with at least one node", path);
+    tree->tokens = malloc(n * sizeof *tree->tokens);
+    tree->parents = malloc(n * sizeof *tree->parents);
+    if (!tree->tokens || !tree->parents)
+        return rondo_fail(error, RONDO_FAILED, "%s: out of memory", path);
+    const cJSON *node = root->child;
+    for (size_t i = 0; i < n; i++, node = node->next) {
+        if (!cJSON_IsArray(node) || cJSON_GetArraySize(node) != 2)
+            return rondo_fail(error, RONDO_FAILED, "%s: node %zu: want [token, parent]", path, i);
+        if (!get_number(node->child, 0, vocab_size - 1, &tree->tokens[i]))
+            return rondo_fail(error, RONDO_FAILED, "%s: node %zu: token (want 0..%d)", path, i,
+                              vocab_size - 1);
+        if (!get_number(node->child->next, -1, (double)i - 1, &tree->parents[i]))
+            return rondo_fail(error, RONDO_FAILED,
+                              "%s: node %zu: parent (want an earlier node or -1: -1..%d)", path, i,
+                              (int)i - 1);
+    }
+    tree->n = n;
+    return RONDO_OK;
+}
+
+static int read_tree(const char *path, int32_t vocab_size, struct tree *tree,
+                     struct rondo_error *error)
+{
+    if (!path)
+        return RONDO_OK;
+    cJSON *root = rondo_json_read(path, RONDO_JSON_LIMIT, error);
+    int result = root ? parse_tree(path, root, vocab_size, tree, error) : RONDO_FAILED;
+    cJSON_Delete(root);
+    return result;
+}
+
+static int write_rows(void *user, const float *logits, size_t first, size_t n,
+                      struct rondo_error *error)
+{
+    return rondo_npy_append(user, logits, n, error);
+}
+
+/* The session holds the prompt: evaluates the tree on top of it. */
+static int write_tree(struct rondo_session *session, const struct tree *tree, size_t vocab_size,
+                      struct rondo_npy_writer *writer, struct rondo_error *error)
+{
+    if (tree->n > SIZE_MAX / sizeof(float) / vocab_size)
+        return rondo_fail(error, RONDO_FAILED, "--draft-tree: too large (got %zu nodes)", tree->n);
+    float *logits = malloc(tree->n * vocab_size * sizeof *logits);
+    if (!logits)
+        return rondo_fail(error, RONDO_FAILED, "--draft-tree: out of memory for %zu rows of logits",
+                          tree->n);
+    int result = rondo_session_draft(session, tree->tokens, tree->parents, tree->n, logits, error);
+    if (!result)
+        result = rondo_npy_append(writer, logits, tree->n, error);
+    free(logits);
+    return result;
+}
+
+static int evaluate(const struct logits_options *options, struct cli_engine *engine,
+                    const int32_t *tokens, size_t n, const struct tree *tree,
+                    struct rondo_error *error)
+{
+    size_t vocab_size = (size_t)rondo_model_config(engine->model)->vocab_size;
+    struct rondo_session *session = rondo_session_create(engine->context, error);
+    if (!session)
+        return error->status;
+    struct rondo_npy_writer *writer =
+        rondo_npy_create(options->output, tree->n ? tree->n : n, vocab_size, error);
+    int result = writer ? RONDO_OK : (int)error->status;
+    if (!result)
+        result = cli_feed_rows(engine->context, session, tokens, n, tree->n ? n : 0,
+                               (size_t)options->chunk, write_rows, writer, error);
+    if (!result && tree->n)
+        result = write_tree(session, tree, vocab_size, writer, error);
+    if (!result)
+        result = rondo_npy_finish(writer, error);
+    else if (writer)
+        rondo_npy_abort(writer);
+    rondo_session_destroy(session);
+    return result;
+}
+
+static int start(const struct logits_options *options, struct cli_engine *engine, size_t n,
+                 size_t n_nodes, struct rondo_error *error)
+{
+    int32_t limit = rondo_model_config(engine->model)->max_position_embeddings;
+    int result = cli_check_length("input", n + n_nodes, limit, error);
+    if (result)
+        return result;
+    struct rondo_context_options settings = {
+        .mode = (enum rondo_mode)options->device.mode,
+        .max_context = (int32_t)(n + n_nodes),
+        .max_batch_tokens = options->chunk > 512 ? (int32_t)options->chunk : 512,
+        .max_draft = (int32_t)n_nodes,
+        .snapshots = -1,
+    };
+    if ((size_t)settings.max_batch_tokens > n + n_nodes)
+        settings.max_batch_tokens = (int32_t)(n + n_nodes);
+    return cli_engine_start(engine, &settings, error);
+}
+
+static int run(void *user)
+{
+    const struct logits_options *options = user;
+    struct rondo_error error = {0};
+    struct cli_engine engine;
+    struct tree tree = {0};
+    int32_t *tokens = NULL;
+    size_t n = 0;
+    if (!options->output)
+        return cli_usage("logits: nowhere to write; give a file with -o FILE.npy");
+    cli_messages(&options->messages);
+    int result = cli_engine_open(&engine, &options->model, &options->device, &error);
+    if (!result)
+        result = cli_tokens_get(&options->tokens, engine.model, &tokens, &n, &error);
+    if (!result)
+        result =
+            read_tree(options->tree, rondo_model_config(engine.model)->vocab_size, &tree, &error);
+    if (!result)
+        result = start(options, &engine, n, tree.n, &error);
+    cli_interrupt_catch();
+    if (!result)
+        result = evaluate(options, &engine, tokens, n, &tree, &error);
+    release_tree(&tree);
+    free(tokens);
+    cli_engine_close(&engine);
+    return result ? cli_report(&error) : RONDO_OK;
+}
+
+static const struct cli_option_set sets[] = {
+    CLI_SET(cli_model_table, FIELD(model)),
+    CLI_SET(cli_token_table, FIELD(tokens)),
+    CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_message_table, FIELD(messages)),
+};
+
+const struct cli_command cli_logits = {
+    .name = "logits",
+    .summary = "write the logits of every token to a .npy file",
+    .usage =
+        "-m DIR (--tokens 1,2,3 | --tokens-file FILE | --prompt TEXT | --file FILE) -o OUT.npy",
+    .details = "The file is written atomically: it is whole, or not there.\n"
+               "\n"
+               "  rondo logits -m DIR --tokens 1,2,3 -o out.npy\n"
+               "  rondo logits -m DIR --tokens-file ids.json --draft-tree tree.json -o out.npy\n",
+    .sets = sets,
+    .n_sets = sizeof sets / sizeof sets[0],
+    .options_size = sizeof(struct logits_options),
+    .arguments_offset = FIELD(arguments),
+    .max_arguments = 0,
+    .run = run,
+};

@@ -1,0 +1,71 @@
+/* Yardsticks: read bandwidth through the CPU backend, matrix products through OpenBLAS. */
+#include "cli/yardstick.h"
+#include "backend_cpu/cpu.h"
+#include "cli/terminal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef RONDO_HAVE_OPENBLAS
+#include <cblas.h>
+#endif
+
+#define LARGE_BUFFER ((uint64_t)512 << 20) /* far beyond any cache */
+#define SMALL_BUFFER ((uint64_t)64 << 20)  /* still beyond most, when memory is short */
+
+static bool is_cpu(const struct rondo_device *device)
+{
+    return !strcmp(device->backend->name, "cpu");
+}
+
+int cli_yardstick_threads(struct rondo_device *device)
+{
+    return is_cpu(device) ? rondo_pool_threads(rondo_cpu(device)->pool) : 1;
+}
+
+double cli_yardstick_read_bandwidth(struct rondo_device *device)
+{
+    if (!is_cpu(device))
+        return 0;
+    uint64_t size = device->memory_available(device) / 4;
+    size = size > LARGE_BUFFER ? LARGE_BUFFER : size < SMALL_BUFFER ? SMALL_BUFFER : size;
+    return rondo_cpu_read_bandwidth(rondo_cpu(device), size, 1);
+}
+
+#ifdef RONDO_HAVE_OPENBLAS
+
+#define SIDE 2048
+
+double cli_yardstick_sgemm(int threads)
+{
+    static float
+        *matrices; /* three of SIDE x SIDE; kept, so that only the first call touches new pages */
+    const size_t count = (size_t)SIDE * SIDE;
+    if (!matrices) {
+        matrices = malloc(3 * count * sizeof *matrices);
+        if (!matrices)
+            return 0;
+        for (size_t i = 0; i < 3 * count; i++)
+            matrices[i] = (float)(i % 251) / 251.0f - 0.5f;
+        cli_yardstick_sgemm(threads);
+    }
+    openblas_set_num_threads(threads);
+    double start = cli_time();
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SIDE, SIDE, SIDE, 1.0f, matrices, SIDE,
+                matrices + count, SIDE, 0.0f, matrices + 2 * count, SIDE);
+    double seconds = cli_time() - start;
+    /* OpenBLAS' threads spin for some 100 ms before they sleep; they would disturb what comes next. */
+    nanosleep(&(struct timespec){.tv_nsec = 200 * 1000 * 1000}, NULL);
+    return 2.0 * SIDE * SIDE * SIDE / seconds;
+}
+
+#else
+
+double cli_yardstick_sgemm(int threads)
+{
+    (void)threads;
+    return 0;
+}
+
+#endif
