@@ -86,6 +86,21 @@ uint8_t rondo_f32_to_e4m3(float value)
     return sign | (uint8_t)((rounded >> 20) - (120u << 3));
 }
 
+/* Both roundings are computed and one is chosen, so that compilers use vectors. Below 2^-6 the sum with 2^14,
+ * whose last place is 2^-9, rounds to the step of the subnormal codes. */
+void rondo_f32_to_e4m3_row(const float *values, float divisor, uint8_t *codes, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = rondo_f32_to_bits(values[i] / divisor), magnitude = bits & 0x7fffffffu;
+        uint32_t subnormal = rondo_f32_to_bits(rondo_bits_to_f32(magnitude) + 0x1p14f) - 0x46800000u;
+        uint32_t normal = ((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3);
+        uint32_t code = magnitude < 0x3c800000u ? subnormal : normal;
+        code = magnitude >= 0x43e00000u ? 0x7eu : code;
+        code |= bits >> 24 & 0x80u;
+        codes[i] = (uint8_t)(magnitude > 0x7f800000u ? 0x7fu : code);
+    }
+}
+
 float rondo_load(const void *data, enum rondo_dtype dtype, size_t index)
 {
     switch (dtype) {

@@ -44,6 +44,9 @@ float rondo_e4m3_to_f32(uint8_t code);
 /* To nearest even, saturating to +-448; NaN gives 0x7f. Keeps the sign of zero. */
 uint8_t rondo_f32_to_e4m3(float value);
 
+/* rondo_f32_to_e4m3(values[i] / divisor) for n values, many times faster. */
+void rondo_f32_to_e4m3_row(const float *values, float divisor, uint8_t *codes, size_t n);
+
 static inline bool rondo_e4m3_is_nan(uint8_t code)
 {
     return (code & 0x7f) == 0x7f;

@@ -39,12 +39,12 @@ static inline void scratch_end(void)
     scratch_remove(scratch);
 }
 
-/* SCRATCH/name, in one of a few buffers that take turns. */
+/* SCRATCH/name, in one of 64 buffers that take turns. */
 static inline const char *scratch_path(const char *name)
 {
-    static char paths[8][512];
+    static char paths[64][512];
     static int next;
-    next = (next + 1) % 8;
+    next = (next + 1) % 64;
     snprintf(paths[next], sizeof paths[next], "%s/%s", scratch, name);
     return paths[next];
 }
