@@ -6,7 +6,19 @@
 
 static const struct rondo_basic_kernels *kernels_of(struct rondo_device *device)
 {
-    return &rondo_basic_kernels_ref;
+    switch (rondo_cpu(device)->level) {
+#if defined(__x86_64__)
+    case RONDO_CPU_AVX2:
+        return &rondo_basic_kernels_avx2;
+    case RONDO_CPU_AVX512:
+        return &rondo_basic_kernels_avx512;
+#elif defined(__aarch64__)
+    case RONDO_CPU_NEON:
+        return &rondo_basic_kernels_neon;
+#endif
+    default:
+        return &rondo_basic_kernels_ref;
+    }
 }
 
 /* A running op of the family: units of work are numbered and dealt out. */

@@ -9,7 +9,19 @@
 
 static const struct rondo_moe_kernels *kernels_of(struct rondo_device *device)
 {
-    return &rondo_moe_kernels_ref;
+    switch (rondo_cpu(device)->level) {
+#if defined(__x86_64__)
+    case RONDO_CPU_AVX2:
+        return &rondo_moe_kernels_avx2;
+    case RONDO_CPU_AVX512:
+        return &rondo_moe_kernels_avx512;
+#elif defined(__aarch64__)
+    case RONDO_CPU_NEON:
+        return &rondo_moe_kernels_neon;
+#endif
+    default:
+        return &rondo_moe_kernels_ref;
+    }
 }
 
 struct router_job {

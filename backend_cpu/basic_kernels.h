@@ -1,0 +1,77 @@
+/* Kernels of the basic family over a vector of 16 floats: included once by each level, after its vector header. */
+#include "backend_cpu/basic.h"
+#include "core/numbers.h"
+
+/* Elements index .. index + 15 of any floating dtype, the first n of them. */
+static inline v16 load_any(const void *row, enum rondo_dtype dtype, int64_t index, int64_t n)
+{
+    float part[16] = {0};
+    if (dtype == RONDO_F32 || dtype == RONDO_BF16)
+        return v_load_part(row, dtype, index, n);
+    if (n >= 16)
+        return dtype == RONDO_F16 ? v_load_f16((const uint16_t *)row + index)
+                                  : v_load_e4m3((const uint8_t *)row + index);
+    for (int64_t i = 0; i < n; i++)
+        part[i] = rondo_load(row, dtype, (size_t)(index + i));
+    return v_load(part);
+}
+
+static void LEVEL(embedding_row)(const struct rondo_op_embedding *op, int64_t token)
+{
+    const struct rondo_tensor *table = &op->table;
+    int64_t id = op->batch->token[token], n = rondo_tensor_columns(table);
+    const void *row = rondo_tensor_row(table, id);
+    float *out = rondo_tensor_row(&op->out, token);
+    const float *scale =
+        table->scale ? table->scale + id / table->scale_rows * table->scale_stride : NULL;
+    int64_t block = scale ? table->scale_columns : n;
+    for (int64_t first = 0; first < n; first += block) {
+        int64_t end = first + block < n ? first + block : n;
+        v16 factor = v_set(scale ? scale[first / block] : 1.0f);
+        for (int64_t i = first; i < end; i += 16)
+            v_store_part(out, RONDO_F32, i, end - i,
+                         v_mul(load_any(row, table->dtype, i, end - i), factor));
+    }
+}
+
+static void LEVEL(quantize_row)(const struct rondo_op_quantize *op, int64_t row, int64_t first,
+                                int64_t end)
+{
+    const void *x = rondo_tensor_row(&op->x, row);
+    uint8_t *out = rondo_tensor_row(&op->out, row), last[16];
+    int64_t n = rondo_tensor_columns(&op->x);
+    for (int64_t group = first; group < end; group++) {
+        int64_t begin = group * RONDO_BLOCK,
+                stop = begin + RONDO_BLOCK < n ? begin + RONDO_BLOCK : n;
+        v16 largest = v_set(0);
+        for (int64_t i = begin; i < stop; i += 16)
+            largest = v_max(v_abs(v_load_part(x, op->x.dtype, i, stop - i)), largest);
+        float scale = rondo_quantize_scale(v_largest(largest), op->power_of_two);
+        for (int64_t i = begin; i < stop; i += 16) {
+            v16 value = v_div(v_load_part(x, op->x.dtype, i, stop - i), v_set(scale));
+            v_store_e4m3(stop - i >= 16 ? out + i : last, value);
+            if (stop - i < 16)
+                memcpy(out + i, last, (size_t)(stop - i));
+        }
+        *rondo_quantize_scale_at(&op->out, row, group) = scale;
+    }
+}
+
+static void LEVEL(swiglu_row)(const struct rondo_op_swiglu *op, int64_t row, int64_t first,
+                              int64_t end)
+{
+    const void *x = rondo_tensor_row(&op->x, row);
+    void *out = rondo_tensor_row(&op->out, row);
+    int64_t n = rondo_tensor_columns(&op->out);
+    for (int64_t i = first; i < end; i += 16) {
+        v16 gate = v_load_part(x, op->x.dtype, i, end - i);
+        v16 up = v_load_part(x, op->x.dtype, n + i, end - i);
+        v_store_part(out, op->out.dtype, i, end - i, v_mul(v_mul(gate, v_sigmoid(gate)), up));
+    }
+}
+
+const struct rondo_basic_kernels LEVEL(rondo_basic_kernels) = {
+    .embedding = LEVEL(embedding_row),
+    .quantize = LEVEL(quantize_row),
+    .swiglu = LEVEL(swiglu_row),
+};

@@ -1,0 +1,4 @@
+/* The norm family, AVX2. */
+#include "backend_cpu/x86/vector_avx2.h"
+
+#include "backend_cpu/norm_kernels.h"
