@@ -370,6 +370,8 @@ void rondo_run_logits(struct rondo_context *context, float *const *out)
 int rondo_check_tokens(const struct rondo_context *context, const int32_t *tokens, size_t n, struct rondo_error *error)
 {
     int32_t vocabulary = context->model->config.vocab_size;
+    if (n && !tokens)
+        return rondo_fail(error, RONDO_USAGE, "tokens: NULL (want %zu ids)", n);
     for (size_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= vocabulary)
             return rondo_fail(error, RONDO_USAGE, "token %zu: id out of range (got %d, want 0 to %d)", i, tokens[i],

@@ -304,7 +304,13 @@ static int read_front(struct stream *stream, struct front *front, const struct r
             return rondo_fail(stream->error, RONDO_FAILED, "%s: snapshot %zu: impossible position (got %d)",
                               stream->path, i, front->positions[i]);
     }
-    return rondo_check_tokens(context, front->tokens, length, stream->error);
+    int32_t vocabulary = context->model->config.vocab_size;
+    for (size_t i = 0; i < length; i++) {
+        if (front->tokens[i] < 0 || front->tokens[i] >= vocabulary)
+            return rondo_fail(stream->error, RONDO_FAILED, "%s: token %zu: id out of range (got %d, want 0 to %d)",
+                              stream->path, i, front->tokens[i], vocabulary - 1);
+    }
+    return RONDO_OK;
 }
 
 /* Reads everything once without touching the session. */

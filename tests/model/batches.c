@@ -1,0 +1,189 @@
+/* A session's logits do not depend on how its tokens are cut into calls, what else is in the batch, which
+ * slot it has, or the number of threads. */
+#include "tests/model/expect.h"
+#include "tests/model/properties.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A length that favours the neighbourhood of chunk boundaries. */
+static size_t random_length(struct lab *lab, size_t limit)
+{
+    size_t n = 1 + lab_random(lab, limit);
+    if (lab_random(lab, 3) == 0)
+        n = n / 64 * 64 + lab_random(lab, 3);
+    return n < 1 ? 1 : n > limit ? limit : n;
+}
+
+void property_split(struct lab *lab)
+{
+    static const int32_t batch_sizes[] = {1, 7, 33, 64, 512};
+    static const size_t largest[] = {3, 20, 65, 130};
+    int32_t tokens[200];
+    size_t n = 66 + lab_random(lab, 134);
+    lab_random_tokens(lab, tokens, n);
+    float *want = lab_logits(lab, tokens, n), *got = malloc(n * lab->vocab_size * sizeof *got);
+    for (int round = 0; round < 5; round++) {
+        struct rondo_context_options options = lab_options(lab);
+        options.max_batch_tokens = batch_sizes[round];
+        struct rondo_context *context = lab_context(lab, &options);
+        struct rondo_session *session = lab_session(lab, context);
+        for (size_t done = 0, piece; done < n; done += piece) {
+            piece = 1 + lab_random(lab, largest[lab_random(lab, 4)]);
+            piece = piece > n - done ? n - done : piece;
+            enum rondo_logits kind = (enum rondo_logits)lab_random(lab, 3);
+            struct rondo_run_item item = {session, tokens + done, piece, kind, kind ? got : NULL};
+            MUST(lab, !rondo_context_run(context, &item, 1, &error));
+            if (kind == RONDO_LOGITS_ALL)
+                lab_compare(lab, "all rows of a piece", got, want + done * lab->vocab_size, piece);
+            else if (kind == RONDO_LOGITS_LAST)
+                lab_compare(lab, "last row of a piece", got,
+                            want + (done + piece - 1) * lab->vocab_size, 1);
+        }
+        EXPECT(rondo_session_length(session) == n, "seed %ju", (uintmax_t)lab->seed);
+        rondo_session_destroy(session);
+        rondo_context_destroy(context);
+    }
+    free(want);
+    free(got);
+}
+
+void property_decode(struct lab *lab)
+{
+    int32_t tokens[140];
+    size_t n = 130 + lab_random(lab, 10);
+    lab_random_tokens(lab, tokens, n);
+    float *want = lab_logits(lab, tokens, n), *got = malloc(n * lab->vocab_size * sizeof *got);
+    struct rondo_context_options options = lab_options(lab);
+    struct rondo_context *context = lab_context(lab, &options);
+    struct rondo_session *session = lab_session(lab, context);
+    for (size_t i = 0; i < n; i++)
+        lab_run(lab, context, session, tokens + i, 1, got + i * lab->vocab_size);
+    lab_compare(lab, "token by token", got, want, n);
+    rondo_session_destroy(session);
+    rondo_context_destroy(context);
+    free(want);
+    free(got);
+}
+
+enum { SESSIONS = 5, LONGEST = 150 };
+
+struct batch_item {
+    struct rondo_session *session;
+    int32_t tokens[LONGEST];
+    size_t n, done;
+    float *want, *got; /* [n, V] */
+};
+
+/* One run of a random choice of unfinished sessions in random order; returns the tokens still to go. */
+static size_t run_some(struct lab *lab, struct rondo_context *context, struct batch_item *all)
+{
+    struct rondo_run_item items[SESSIONS];
+    size_t order[SESSIONS], n_items = 0, left = 0;
+    for (size_t i = 0; i < SESSIONS; i++) {
+        size_t j = lab_random(lab, i + 1);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    for (size_t i = 0; i < SESSIONS; i++) {
+        struct batch_item *item = &all[order[i]];
+        size_t piece = lab_random(lab, 4) ? lab_random(lab, 40) : 1;
+        piece = piece > item->n - item->done ? item->n - item->done : piece;
+        if (lab_random(lab, 3) == 0)
+            continue;
+        float *out = item->got + item->done * lab->vocab_size;
+        items[n_items++] = (struct rondo_run_item){item->session, item->tokens + item->done, piece,
+                                                   RONDO_LOGITS_ALL, out};
+        item->done += piece;
+    }
+    MUST(lab, !rondo_context_run(context, items, n_items, &error));
+    for (size_t i = 0; i < SESSIONS; i++)
+        left += all[i].n - all[i].done;
+    return left;
+}
+
+void property_batch(struct lab *lab)
+{
+    struct rondo_context_options options = lab_options(lab);
+    options.max_batch_tokens = lab_random(lab, 2) ? 48 : 512;
+    struct rondo_context *context = lab_context(lab, &options);
+    struct batch_item *all = calloc(SESSIONS, sizeof *all);
+    for (size_t i = 0; i < SESSIONS; i++) {
+        struct batch_item *item = &all[i];
+        item->n = random_length(lab, LONGEST);
+        lab_random_tokens(lab, item->tokens, item->n);
+        item->session = lab_session(lab, context);
+        item->want = lab_logits(lab, item->tokens, item->n);
+        item->got = malloc(item->n * lab->vocab_size * sizeof *item->got);
+    }
+    while (run_some(lab, context, all) > 0)
+        ;
+    for (size_t i = 0; i < SESSIONS; i++) {
+        lab_compare(lab, "a session of a batch", all[i].got, all[i].want, all[i].n);
+        rondo_session_destroy(all[i].session);
+        free(all[i].want);
+        free(all[i].got);
+    }
+    free(all);
+    rondo_context_destroy(context);
+}
+
+void property_reuse(struct lab *lab)
+{
+    int32_t tokens[200], parents[40];
+    float *got = malloc(200 * lab->vocab_size * sizeof *got);
+    struct rondo_context_options options = lab_options(lab);
+    options.max_sessions = 1;
+    struct rondo_context *context = lab_context(lab, &options);
+    for (int round = 0; round < 4; round++) {
+        struct rondo_session *session = lab_session(lab, context);
+        size_t n = random_length(lab, 160);
+        lab_random_tokens(lab, tokens, n);
+        float *want = lab_logits(lab, tokens, n);
+        lab_run(lab, context, session, tokens, n, got);
+        lab_compare(lab, "a used slot", got, want, n);
+        free(want);
+        /* leave snapshots and drafts behind */
+        rondo_session_snapshot(session);
+        lab_random_tokens(lab, tokens, 40);
+        for (int i = 0; i < 40; i++)
+            parents[i] = i - 1;
+        MUST(lab, !rondo_session_draft(session, tokens, parents, 40, got, &error));
+        rondo_session_destroy(session);
+    }
+    rondo_context_destroy(context);
+    free(got);
+}
+
+void property_threads(struct lab *lab)
+{
+    int32_t tokens[150], parents[20];
+    lab_random_tokens(lab, tokens, 150);
+    for (int i = 0; i < 20; i++)
+        parents[i] = i ? (int32_t)lab_random(lab, (size_t)i + 1) - 1 : -1;
+    float *got[2];
+    struct rondo_device *device = lab->device;
+    for (int i = 0; i < 2; i++) {
+        struct rondo_device_options device_options = {.threads = i == 0 ? 2 : 3};
+        MUST(lab, lab->device = rondo_device_open("cpu", &device_options, &error));
+        struct rondo_context_options options = lab_options(lab);
+        struct rondo_context *context = lab_context(lab, &options);
+        struct rondo_session *session = lab_session(lab, context);
+        got[i] = malloc(150 * lab->vocab_size * sizeof(float));
+        lab_run(lab, context, session, tokens, 125, got[i]);
+        for (size_t j = 125; j < 130; j++)
+            lab_run(lab, context, session, tokens + j, 1, got[i] + j * lab->vocab_size);
+        MUST(lab, !rondo_session_draft(session, tokens + 130, parents, 20,
+                                       got[i] + 130 * lab->vocab_size, &error));
+        rondo_session_destroy(session);
+        rondo_context_destroy(context);
+        rondo_device_close(lab->device);
+    }
+    lab->device = device;
+    float *want = lab_logits(lab, tokens, 130);
+    lab_compare(lab, "two threads against one", got[0], want, 130);
+    lab_compare(lab, "two threads against three", got[0], got[1], 150);
+    for (int i = 0; i < 2; i++)
+        free(got[i]);
+    free(want);
+}
