@@ -159,6 +159,14 @@ static void write_file(const char *directory, const char *name, const char *text
     free(path);
 }
 
+static void remove_file(const char *directory, const char *name)
+{
+    struct rondo_error error = {0};
+    char *path = rondo_path_join(directory, name, &error);
+    remove(path);
+    free(path);
+}
+
 static void expect_open(const char *directory, const char *name, const char *message)
 {
     struct rondo_error error = {0};
@@ -184,6 +192,8 @@ static void test_open(const char *tokenizers, const char *scratch)
     free(demo);
 
     mkdir(scratch, 0777);
+    remove_file(scratch, "tokenizer_config.json"); /* an earlier run's */
+    remove_file(scratch, "chat_template.jinja");
     expect_open(scratch, NULL, "tokenizer_config.json: cannot open");
     write_file(scratch, "tokenizer_config.json", "{}");
     expect_open(scratch, NULL, "chat_template: missing: this model comes without");
@@ -202,9 +212,6 @@ static void test_open(const char *tokenizers, const char *scratch)
     expect_open(scratch, "plain (no <think>)", NULL);
     write_file(scratch, "chat_template.jinja", "{{ messages }}");
     expect_open(scratch, NULL, "chat_template.jinja: chat_template: it is none of the templates");
-    char *jinja = rondo_path_join(scratch, "chat_template.jinja", &error);
-    remove(jinja);
-    free(jinja);
 }
 
 static void test_wrong_calls(const char *directory)
