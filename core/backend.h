@@ -27,13 +27,15 @@ struct rondo_device {
     void (*release)(struct rondo_device *device, void *memory);
     void (*write)(struct rondo_device *device, void *to, const void *from_host, size_t size);
     void (*read)(struct rondo_device *device, void *to_host, const void *from, size_t size);
-    void (*copy)(struct rondo_device *device, void *to, const void *from, size_t size); /* on the device */
+    void (*copy)(struct rondo_device *device, void *to, const void *from,
+                 size_t size); /* on the device */
     void (*synchronize)(struct rondo_device *device);
     /* The device can use host memory at this address as weights, in place. NULL: it can not, weights are
      * copied into memory from `allocate`. */
     bool (*uses_host_memory)(struct rondo_device *device);
     /* Makes the workspace for plans within `limits`; may be called again, workspace only grows. */
-    int (*reserve)(struct rondo_device *device, const struct rondo_limits *limits, struct rondo_error *error);
+    int (*reserve)(struct rondo_device *device, const struct rondo_limits *limits,
+                   struct rondo_error *error);
     /* Bytes `reserve` would take. */
     uint64_t (*workspace_size)(struct rondo_device *device, const struct rondo_limits *limits);
     /* NULL when the slot does this as it should; else why not, in words. `args` is the op's struct. */
@@ -45,6 +47,7 @@ extern const struct rondo_backend *const rondo_backends[];
 
 /* Checks an op's arguments: shapes that must agree, dtypes that may meet, alignment, aliasing. `label` names
  * the step in the message. Pointers are not followed. */
-int rondo_op_check(enum rondo_op op, const void *args, const char *label, struct rondo_error *error);
+int rondo_op_check(enum rondo_op op, const void *args, const char *label,
+                   struct rondo_error *error);
 
 #endif

@@ -22,23 +22,27 @@ static uint64_t row_bytes(int64_t heads, int64_t head_dim, enum rondo_dtype dtyp
     return (uint64_t)heads * (uint64_t)head_dim * rondo_dtype_size(dtype);
 }
 
-uint64_t rondo_cache_kv_bytes(const struct rondo_config *config, const struct rondo_cache_sizes *sizes)
+uint64_t rondo_cache_kv_bytes(const struct rondo_config *config,
+                              const struct rondo_cache_sizes *sizes)
 {
     int32_t linear, softmax;
     count_layers(config, &linear, &softmax);
     uint64_t row = row_bytes(config->num_key_value_heads, config->head_dim, sizes->dtype);
-    uint64_t rows = (uint64_t)sizes->n_pages * RONDO_CHUNK + (uint64_t)sizes->n_slots * (uint64_t)sizes->max_draft;
+    uint64_t rows = (uint64_t)sizes->n_pages * RONDO_CHUNK +
+                    (uint64_t)sizes->n_slots * (uint64_t)sizes->max_draft;
     return (uint64_t)softmax * 2 * rows * row;
 }
 
-uint64_t rondo_cache_state_bytes(const struct rondo_config *config, const struct rondo_cache_sizes *sizes)
+uint64_t rondo_cache_state_bytes(const struct rondo_config *config,
+                                 const struct rondo_cache_sizes *sizes)
 {
     int32_t linear, softmax;
     count_layers(config, &linear, &softmax);
     uint64_t H = (uint64_t)config->num_attention_heads, hd = (uint64_t)config->head_dim;
     uint64_t state = H * hd * hd * sizeof(float) * (uint64_t)(sizes->n_slots + sizes->n_snapshots);
     uint64_t rows = (uint64_t)sizes->n_slots * (RONDO_CHUNK + (uint64_t)sizes->max_draft);
-    uint64_t tails = 2 * rows * row_bytes(config->num_attention_heads, config->head_dim, sizes->dtype);
+    uint64_t tails =
+        2 * rows * row_bytes(config->num_attention_heads, config->head_dim, sizes->dtype);
     return (uint64_t)linear * (state + tails);
 }
 
@@ -62,7 +66,8 @@ size_t rondo_cache_page_bytes(const struct rondo_cache *cache)
 static int create_layers(struct rondo_cache *cache, const struct rondo_config *config)
 {
     struct rondo_device *device = cache->device;
-    size_t state = rondo_cache_slot_state_bytes(cache) * (size_t)(cache->n_slots + cache->n_snapshots);
+    size_t state =
+        rondo_cache_slot_state_bytes(cache) * (size_t)(cache->n_slots + cache->n_snapshots);
     size_t tail = rondo_cache_slot_tail_bytes(cache) * (size_t)cache->n_slots;
     size_t drafts = (size_t)cache->n_slots * (size_t)cache->max_draft;
     size_t linear_draft = drafts * row_bytes(cache->heads, cache->head_dim, cache->dtype);
@@ -79,7 +84,8 @@ static int create_layers(struct rondo_cache *cache, const struct rondo_config *c
             linear->tail_v = device->allocate(device, tail);
             linear->draft_k = device->allocate(device, linear_draft);
             linear->draft_v = device->allocate(device, linear_draft);
-            if (!linear->state || !linear->tail_k || !linear->tail_v || !linear->draft_k || !linear->draft_v)
+            if (!linear->state || !linear->tail_k || !linear->tail_v || !linear->draft_k ||
+                !linear->draft_v)
                 return 1;
         } else {
             struct rondo_kv_cache *kv = &cache->kv[l];
@@ -102,7 +108,8 @@ static int create_pools(struct rondo_cache *cache)
     cache->page_references = calloc((size_t)cache->n_pages + 1, sizeof *cache->page_references);
     cache->free_slots = calloc((size_t)cache->n_slots + 1, sizeof *cache->free_slots);
     cache->free_snapshots = calloc((size_t)cache->n_snapshots + 1, sizeof *cache->free_snapshots);
-    if (!cache->free_pages || !cache->page_references || !cache->free_slots || !cache->free_snapshots)
+    if (!cache->free_pages || !cache->page_references || !cache->free_slots ||
+        !cache->free_snapshots)
         return 1;
     /* The lowest number is taken first. */
     for (int32_t i = cache->n_pages; i > 0; i--)
@@ -115,7 +122,8 @@ static int create_pools(struct rondo_cache *cache)
 }
 
 int rondo_cache_create(struct rondo_cache *cache, const struct rondo_config *config,
-                       const struct rondo_cache_sizes *sizes, struct rondo_device *device, struct rondo_error *error)
+                       const struct rondo_cache_sizes *sizes, struct rondo_device *device,
+                       struct rondo_error *error)
 {
     *cache = (struct rondo_cache){
         .device = device,
@@ -134,11 +142,12 @@ int rondo_cache_create(struct rondo_cache *cache, const struct rondo_config *con
     cache->kv = calloc((size_t)cache->n_layers, sizeof *cache->kv);
     if (!cache->linear || !cache->kv || create_pools(cache) || create_layers(cache, config)) {
         rondo_cache_destroy(cache);
-        return rondo_fail(error, RONDO_FAILED,
-                          "no memory for the caches (want %.1f MB of KV pages and %.1f MB of states); "
-                          "try a smaller context or fewer sessions",
-                          (double)rondo_cache_kv_bytes(config, sizes) / 1e6,
-                          (double)rondo_cache_state_bytes(config, sizes) / 1e6);
+        return rondo_fail(
+            error, RONDO_FAILED,
+            "no memory for the caches (want %.1f MB of KV pages and %.1f MB of states); "
+            "try a smaller context or fewer sessions",
+            (double)rondo_cache_kv_bytes(config, sizes) / 1e6,
+            (double)rondo_cache_state_bytes(config, sizes) / 1e6);
     }
     return RONDO_OK;
 }
@@ -215,7 +224,8 @@ void rondo_cache_release_snapshot(struct rondo_cache *cache, int32_t slot)
 
 static void copy_block(struct rondo_cache *cache, void *base, size_t size, int32_t to, int32_t from)
 {
-    cache->device->copy(cache->device, (char *)base + (size_t)to * size, (char *)base + (size_t)from * size, size);
+    cache->device->copy(cache->device, (char *)base + (size_t)to * size,
+                        (char *)base + (size_t)from * size, size);
 }
 
 void rondo_cache_copy_page(struct rondo_cache *cache, int32_t to, int32_t from)

@@ -10,8 +10,9 @@ struct rondo_cache {
     int32_t n_layers, n_linear, n_softmax;
     enum rondo_dtype dtype; /* of tails, pages and drafts */
     int32_t heads, kv_heads, head_dim, max_draft;
-    int32_t n_slots;     /* of sessions: states, tails and drafts */
-    int32_t n_snapshots; /* further slots that hold states only: n_slots .. n_slots + n_snapshots - 1 */
+    int32_t n_slots; /* of sessions: states, tails and drafts */
+    int32_t
+        n_snapshots; /* further slots that hold states only: n_slots .. n_slots + n_snapshots - 1 */
     int32_t n_pages;
     struct rondo_linear_cache *linear; /* [L]; state is NULL for softmax layers */
     struct rondo_kv_cache *kv;         /* [L]; k is NULL for linear layers */
@@ -31,11 +32,14 @@ struct rondo_cache_sizes {
 };
 
 /* Bytes of the pools. */
-uint64_t rondo_cache_kv_bytes(const struct rondo_config *config, const struct rondo_cache_sizes *sizes);
-uint64_t rondo_cache_state_bytes(const struct rondo_config *config, const struct rondo_cache_sizes *sizes);
+uint64_t rondo_cache_kv_bytes(const struct rondo_config *config,
+                              const struct rondo_cache_sizes *sizes);
+uint64_t rondo_cache_state_bytes(const struct rondo_config *config,
+                                 const struct rondo_cache_sizes *sizes);
 
 int rondo_cache_create(struct rondo_cache *cache, const struct rondo_config *config,
-                       const struct rondo_cache_sizes *sizes, struct rondo_device *device, struct rondo_error *error);
+                       const struct rondo_cache_sizes *sizes, struct rondo_device *device,
+                       struct rondo_error *error);
 void rondo_cache_destroy(struct rondo_cache *cache);
 
 /* -1 when the pool is empty. A taken page has one reference. */

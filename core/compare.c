@@ -36,7 +36,8 @@ static int64_t value_count(const struct rondo_context *context, const struct ron
 }
 
 /* A value as f32, quantised ones with their scales; integers keep their value. */
-static void read_value(struct comparison *c, struct rondo_context *context, const struct rondo_value *value, float *out)
+static void read_value(struct comparison *c, struct rondo_context *context,
+                       const struct rondo_value *value, float *out)
 {
     int64_t count = value_count(context, value);
     size_t size = rondo_dtype_size(value->dtype);
@@ -49,8 +50,10 @@ static void read_value(struct comparison *c, struct rondo_context *context, cons
     }
     if (!value->scale)
         return;
-    int64_t groups = (value->columns + RONDO_BLOCK - 1) / RONDO_BLOCK, rows = count / value->columns;
-    context->device->read(context->device, c->raw, value->scale, (size_t)(rows * groups) * sizeof(float));
+    int64_t groups = (value->columns + RONDO_BLOCK - 1) / RONDO_BLOCK,
+            rows = count / value->columns;
+    context->device->read(context->device, c->raw, value->scale,
+                          (size_t)(rows * groups) * sizeof(float));
     for (int64_t i = 0; i < count; i++) {
         int64_t row = i / value->columns, column = i % value->columns;
         out[i] *= ((const float *)c->raw)[row * groups + column / RONDO_BLOCK];
@@ -58,8 +61,8 @@ static void read_value(struct comparison *c, struct rondo_context *context, cons
 }
 
 /* Writes f32 numbers to a value of B, in its dtype. Quantised values are made by their own step. */
-static void write_value(struct comparison *c, struct rondo_context *context, const struct rondo_value *value,
-                        const float *in)
+static void write_value(struct comparison *c, struct rondo_context *context,
+                        const struct rondo_value *value, const float *in)
 {
     int64_t count = value_count(context, value);
     for (int64_t i = 0; i < count; i++) {
@@ -68,16 +71,18 @@ static void write_value(struct comparison *c, struct rondo_context *context, con
         else
             rondo_store(c->raw, value->dtype, (size_t)i, in[i]);
     }
-    context->device->write(context->device, value->data, c->raw, (size_t)count * rondo_dtype_size(value->dtype));
+    context->device->write(context->device, value->data, c->raw,
+                           (size_t)count * rondo_dtype_size(value->dtype));
 }
 
 /* The value of the other plan that means the same; quantised ones do not count. */
-static const struct rondo_value *same_value(const struct rondo_plan *plan, const struct rondo_value *value)
+static const struct rondo_value *same_value(const struct rondo_plan *plan,
+                                            const struct rondo_value *value)
 {
     for (int32_t i = 0; i < plan->n_values; i++) {
         const struct rondo_value *other = &plan->values[i];
-        if (other->layer == value->layer && other->dtype != RONDO_F8_E4M3 && value->dtype != RONDO_F8_E4M3 &&
-            strcmp(other->name, value->name) == 0)
+        if (other->layer == value->layer && other->dtype != RONDO_F8_E4M3 &&
+            value->dtype != RONDO_F8_E4M3 && strcmp(other->name, value->name) == 0)
             return other;
     }
     return NULL;
@@ -130,7 +135,8 @@ static void compare_value(struct comparison *c, const char *label, const struct 
 
 static void compare_hidden(struct comparison *c, int32_t layer)
 {
-    const struct rondo_value *a = &c->a->plan.values[c->a->plan.hidden], *b = &c->b->plan.values[c->b->plan.hidden];
+    const struct rondo_value *a = &c->a->plan.values[c->a->plan.hidden],
+                             *b = &c->b->plan.values[c->b->plan.hidden];
     read_value(c, c->a, a, c->host_a);
     read_value(c, c->b, b, c->host_b);
     accumulate(find_row(c, "layer", layer), c->host_a, c->host_b, value_count(c->a, a));
@@ -144,13 +150,15 @@ static void synchronize(struct comparison *c)
     c->b->device->synchronize(c->b->device);
 }
 
-static void force(struct comparison *c, const struct rondo_value *from, const struct rondo_value *to)
+static void force(struct comparison *c, const struct rondo_value *from,
+                  const struct rondo_value *to)
 {
     read_value(c, c->a, from, c->host_a);
     write_value(c, c->b, to, c->host_a);
 }
 
-static bool makes(const struct rondo_step *step, const struct rondo_value *value, const struct rondo_plan *plan)
+static bool makes(const struct rondo_step *step, const struct rondo_value *value,
+                  const struct rondo_plan *plan)
 {
     for (int32_t i = 0; i < step->n_bindings; i++) {
         if (step->binding[i].use != RONDO_USE_IN && &plan->values[step->binding[i].value] == value)
@@ -161,8 +169,8 @@ static bool makes(const struct rondo_step *step, const struct rondo_value *value
 
 /* Runs the steps of B's layer that make `value`, with the quantisation of their inputs before them. Steps that
  * already ran for another result of the same step are marked in `done`. */
-static void run_makers(struct comparison *c, const struct rondo_value *value, const char *label, bool *done,
-                       int32_t first, int32_t end)
+static void run_makers(struct comparison *c, const struct rondo_value *value, const char *label,
+                       bool *done, int32_t first, int32_t end)
 {
     const struct rondo_plan *plan = &c->b->plan;
     for (int32_t i = first; i < end; i++) {
@@ -243,7 +251,8 @@ static void run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bo
             continue;
         }
         for (int i = 0; i < 2; i++)
-            rondo_run_steps(contexts[i], contexts[i]->plan.layer_first[l], contexts[i]->plan.layer_first[l + 1]);
+            rondo_run_steps(contexts[i], contexts[i]->plan.layer_first[l],
+                            contexts[i]->plan.layer_first[l + 1]);
         synchronize(c);
         if (c->kind != RONDO_COMPARE_STEPS)
             compare_hidden(c, l);
@@ -263,7 +272,8 @@ static size_t largest_value(const struct rondo_plan *plan)
 {
     size_t largest = 0;
     for (int32_t i = 0; i < plan->n_values; i++) {
-        int64_t rows = rondo_plan_rows(plan, plan->values[i].rows, plan->limits.tokens, plan->logit_rows);
+        int64_t rows =
+            rondo_plan_rows(plan, plan->values[i].rows, plan->limits.tokens, plan->logit_rows);
         size_t count = (size_t)rows * (size_t)plan->values[i].columns;
         largest = count > largest ? count : largest;
     }
@@ -294,23 +304,28 @@ static bool report(const struct comparison *c, double tolerance,
     return within;
 }
 
-static int check_arguments(const struct rondo_context *a, const struct rondo_context *b, const int32_t *tokens, size_t n,
-                           enum rondo_compare_kind kind, int32_t layer, struct rondo_error *error)
+static int check_arguments(const struct rondo_context *a, const struct rondo_context *b,
+                           const int32_t *tokens, size_t n, enum rondo_compare_kind kind,
+                           int32_t layer, struct rondo_error *error)
 {
     if (a == b || a->model != b->model)
         return rondo_fail(error, RONDO_USAGE, "compare: want two contexts of one model");
     int32_t L = a->plan.config->num_hidden_layers;
     if (kind == RONDO_COMPARE_STEPS && (layer < 0 || layer >= L))
-        return rondo_fail(error, RONDO_USAGE, "compare: layer out of range (got %d, want 0 to %d)", layer, L - 1);
-    int32_t room = a->settings.max_context < b->settings.max_context ? a->settings.max_context : b->settings.max_context;
+        return rondo_fail(error, RONDO_USAGE, "compare: layer out of range (got %d, want 0 to %d)",
+                          layer, L - 1);
+    int32_t room = a->settings.max_context < b->settings.max_context ? a->settings.max_context
+                                                                     : b->settings.max_context;
     if (n == 0 || n > (size_t)room)
-        return rondo_fail(error, RONDO_USAGE, "compare: wrong number of tokens (got %zu, want 1 to %d)", n, room);
+        return rondo_fail(error, RONDO_USAGE,
+                          "compare: wrong number of tokens (got %zu, want 1 to %d)", n, room);
     return rondo_check_tokens(a, tokens, n, error);
 }
 
 int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_t *tokens, size_t n,
                   enum rondo_compare_kind kind, int32_t layer, double tolerance,
-                  void (*row)(void *user, const struct rondo_compare_row *row), void *user, struct rondo_error *error)
+                  void (*row)(void *user, const struct rondo_compare_row *row), void *user,
+                  struct rondo_error *error)
 {
     int status = check_arguments(a, b, tokens, n, kind, layer, error);
     if (status)
@@ -329,15 +344,18 @@ int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_
     }
     if (!c || !done || !c->rows || !c->host_a || !c->host_b || !c->raw) {
         status = rondo_fail(error, RONDO_FAILED, "compare: out of memory");
-    } else if (!(c->session_a = rondo_session_create(a, error)) || !(c->session_b = rondo_session_create(b, error)) ||
+    } else if (!(c->session_a = rondo_session_create(a, error)) ||
+               !(c->session_b = rondo_session_create(b, error)) ||
                rondo_session_pages_needed(c->session_a, (int32_t)n) > a->cache.n_free_pages ||
                rondo_session_pages_needed(c->session_b, (int32_t)n) > b->cache.n_free_pages) {
         status = c->session_a && c->session_b
-                     ? rondo_fail(error, RONDO_FAILED, "compare: the KV pool has no room for %zu tokens", n)
+                     ? rondo_fail(error, RONDO_FAILED,
+                                  "compare: the KV pool has no room for %zu tokens", n)
                      : RONDO_FAILED;
     } else {
-        int32_t piece = a->settings.max_batch_tokens < b->settings.max_batch_tokens ? a->settings.max_batch_tokens
-                                                                                    : b->settings.max_batch_tokens;
+        int32_t piece = a->settings.max_batch_tokens < b->settings.max_batch_tokens
+                            ? a->settings.max_batch_tokens
+                            : b->settings.max_batch_tokens;
         for (size_t at = 0; at < n; at += (size_t)piece)
             run_piece(c, tokens + at, n - at < (size_t)piece ? (int32_t)(n - at) : piece, done);
         if (error)

@@ -8,13 +8,15 @@
 
 /* ---- settings and sizes ----------------------------------------------------------------------- */
 
-static int fill_settings(const struct rondo_model *model, const struct rondo_context_options *options,
+static int fill_settings(const struct rondo_model *model,
+                         const struct rondo_context_options *options,
                          struct rondo_context_options *settings, struct rondo_error *error)
 {
     const struct rondo_config *config = &model->config;
     *settings = options ? *options : (struct rondo_context_options){0};
     if ((unsigned)settings->mode > RONDO_MODE_FP8)
-        return rondo_fail(error, RONDO_USAGE, "mode: unknown (got %d, want f32, bf16 or fp8)", (int)settings->mode);
+        return rondo_fail(error, RONDO_USAGE, "mode: unknown (got %d, want f32, bf16 or fp8)",
+                          (int)settings->mode);
     if (settings->max_context == 0)
         settings->max_context = config->max_position_embeddings;
     if (settings->max_sessions == 0)
@@ -23,7 +25,9 @@ static int fill_settings(const struct rondo_model *model, const struct rondo_con
         settings->max_batch_tokens = 512;
     if (settings->max_draft == 0)
         settings->max_draft = 64;
-    settings->snapshots = settings->snapshots < 0 ? 0 : settings->snapshots == 0 ? 2 : settings->snapshots;
+    settings->snapshots = settings->snapshots < 0    ? 0
+                          : settings->snapshots == 0 ? 2
+                                                     : settings->snapshots;
 
     const struct {
         const char *name;
@@ -38,9 +42,12 @@ static int fill_settings(const struct rondo_model *model, const struct rondo_con
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
         if (limits[i].got < limits[i].low || limits[i].got > limits[i].high)
-            return rondo_fail(error, RONDO_USAGE, "%s: out of range (got %lld, want %lld to %lld)%s", limits[i].name,
-                              (long long)limits[i].got, (long long)limits[i].low, (long long)limits[i].high,
-                              i == 0 ? "; the model's max_position_embeddings is the limit, YaRN extends it" : "");
+            return rondo_fail(
+                error, RONDO_USAGE, "%s: out of range (got %lld, want %lld to %lld)%s",
+                limits[i].name, (long long)limits[i].got, (long long)limits[i].low,
+                (long long)limits[i].high,
+                i == 0 ? "; the model's max_position_embeddings is the limit, YaRN extends it"
+                       : "");
     }
     if (settings->max_batch_tokens < settings->max_draft)
         settings->max_batch_tokens = settings->max_draft;
@@ -49,7 +56,8 @@ static int fill_settings(const struct rondo_model *model, const struct rondo_con
         settings->kv_tokens = pages * RONDO_CHUNK * settings->max_sessions;
     }
     if ((settings->kv_tokens + RONDO_CHUNK - 1) / RONDO_CHUNK > INT32_MAX)
-        return rondo_fail(error, RONDO_USAGE, "kv_tokens: too many pages (got %lld tokens, want at most %lld)",
+        return rondo_fail(error, RONDO_USAGE,
+                          "kv_tokens: too many pages (got %lld tokens, want at most %lld)",
                           (long long)settings->kv_tokens, (long long)INT32_MAX * RONDO_CHUNK);
     return RONDO_OK;
 }
@@ -65,7 +73,8 @@ static struct rondo_cache_sizes cache_sizes(const struct rondo_context_options *
     };
 }
 
-static struct rondo_limits plan_limits(const struct rondo_config *config, const struct rondo_context_options *settings)
+static struct rondo_limits plan_limits(const struct rondo_config *config,
+                                       const struct rondo_context_options *settings)
 {
     return (struct rondo_limits){
         .tokens = settings->max_batch_tokens,
@@ -83,7 +92,8 @@ static size_t batch_bytes(const struct rondo_context_options *settings)
 {
     size_t pages = ((size_t)settings->max_context + RONDO_CHUNK - 1) / RONDO_CHUNK;
     return (size_t)settings->max_batch_tokens * 4 * sizeof(int32_t) +
-           (size_t)settings->max_sessions * (sizeof(struct rondo_batch_sequence) + pages * sizeof(int32_t)) +
+           (size_t)settings->max_sessions *
+               (sizeof(struct rondo_batch_sequence) + pages * sizeof(int32_t)) +
            (size_t)settings->max_draft * sizeof(int32_t);
 }
 
@@ -94,10 +104,12 @@ static void add_up(const struct rondo_model *model, struct rondo_device *device,
 {
     struct rondo_cache_sizes sizes = cache_sizes(settings);
     bool in_place = device->uses_host_memory && device->uses_host_memory(device);
-    memory->weights = rondo_weights_device_bytes(model, in_place) + (in_place ? rondo_model_bytes(model) : 0);
+    memory->weights =
+        rondo_weights_device_bytes(model, in_place) + (in_place ? rondo_model_bytes(model) : 0);
     memory->kv_pages = rondo_cache_kv_bytes(&model->config, &sizes);
     memory->states = rondo_cache_state_bytes(&model->config, &sizes);
-    memory->activations = rondo_plan_bytes(plan) + device->workspace_size(device, &plan->limits) + batch_bytes(settings);
+    memory->activations = rondo_plan_bytes(plan) + device->workspace_size(device, &plan->limits) +
+                          batch_bytes(settings);
     memory->total = memory->weights + memory->kv_pages + memory->states + memory->activations;
 }
 
@@ -127,7 +139,8 @@ int rondo_context_memory(const struct rondo_model *model, struct rondo_device *d
 
 static int create_run(struct rondo_context *context)
 {
-    size_t T = (size_t)context->settings.max_batch_tokens, B = (size_t)context->settings.max_sessions;
+    size_t T = (size_t)context->settings.max_batch_tokens,
+           B = (size_t)context->settings.max_sessions;
     context->page_stride = (context->settings.max_context + RONDO_CHUNK - 1) / RONDO_CHUNK;
     size_t pages = B * (size_t)context->page_stride;
     context->sessions = calloc(B, sizeof *context->sessions);
@@ -139,9 +152,11 @@ static int create_run(struct rondo_context *context)
     context->run.logit_out = calloc(T, sizeof *context->run.logit_out);
     context->run.sequences = calloc(B, sizeof *context->run.sequences);
     context->run.page_table = calloc(pages, sizeof(int32_t));
-    context->batch_memory = context->device->allocate(context->device, batch_bytes(&context->settings));
-    if (!context->sessions || !context->run.token || !context->run.position || !context->run.sequence_of ||
-        !context->run.parent || !context->run.logit_row || !context->run.logit_out || !context->run.sequences || !context->run.page_table ||
+    context->batch_memory =
+        context->device->allocate(context->device, batch_bytes(&context->settings));
+    if (!context->sessions || !context->run.token || !context->run.position ||
+        !context->run.sequence_of || !context->run.parent || !context->run.logit_row ||
+        !context->run.logit_out || !context->run.sequences || !context->run.page_table ||
         !context->batch_memory)
         return 1;
     int32_t *at = context->batch_memory;
@@ -163,15 +178,19 @@ static int check_memory(struct rondo_context *context, struct rondo_error *error
     add_up(context->model, context->device, &context->settings, &context->plan, &memory);
     uint64_t available = context->device->memory_available(context->device);
     rondo_log(RONDO_LOG_INFO,
-              "memory: %.1f MB weights, %.1f MB KV pages, %.1f MB linear states, %.1f MB activations; %.1f MB available",
-              (double)memory.weights / 1e6, (double)memory.kv_pages / 1e6, (double)memory.states / 1e6,
-              (double)memory.activations / 1e6, (double)available / 1e6);
+              "memory: %.1f MB weights, %.1f MB KV pages, %.1f MB linear states, %.1f MB "
+              "activations; %.1f MB available",
+              (double)memory.weights / 1e6, (double)memory.kv_pages / 1e6,
+              (double)memory.states / 1e6, (double)memory.activations / 1e6,
+              (double)available / 1e6);
     if (memory.total > available)
         return rondo_fail(error, RONDO_FAILED,
-                          "%s: does not fit %s (want %.2f GB: weights %.2f, KV pages %.2f, states %.2f, activations "
+                          "%s: does not fit %s (want %.2f GB: weights %.2f, KV pages %.2f, states "
+                          "%.2f, activations "
                           "%.2f; got %.2f GB); try a smaller context or fewer sessions",
-                          context->model->directory, context->device->description, (double)memory.total / 1e9,
-                          (double)memory.weights / 1e9, (double)memory.kv_pages / 1e9, (double)memory.states / 1e9,
+                          context->model->directory, context->device->description,
+                          (double)memory.total / 1e9, (double)memory.weights / 1e9,
+                          (double)memory.kv_pages / 1e9, (double)memory.states / 1e9,
                           (double)memory.activations / 1e9, (double)available / 1e9);
     return RONDO_OK;
 }
@@ -186,14 +205,16 @@ static int create_parts(struct rondo_context *context, struct rondo_error *error
     int status;
 
     if ((status = rondo_weights_load(&context->weights, context->model, NULL, error)) ||
-        (status = rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
+        (status =
+             rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
         (status = check_memory(context, error)))
         return status;
     rondo_plan_destroy(&context->plan);
     rondo_weights_unload(&context->weights);
 
     if ((status = rondo_weights_load(&context->weights, context->model, context->device, error)) ||
-        (status = rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
+        (status =
+             rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
         (status = rondo_cache_create(&context->cache, config, &sizes, context->device, error)) ||
         (status = context->device->reserve(context->device, &context->plan.limits, error)) ||
         (status = rondo_plan_place(&context->plan, context->device, &context->cache, error)))
@@ -205,7 +226,8 @@ static int create_parts(struct rondo_context *context, struct rondo_error *error
 }
 
 struct rondo_context *rondo_context_create(struct rondo_model *model, struct rondo_device *device,
-                                           const struct rondo_context_options *options, struct rondo_error *error)
+                                           const struct rondo_context_options *options,
+                                           struct rondo_error *error)
 {
     struct rondo_context_options settings;
     if (fill_settings(model, options, &settings, error))
@@ -268,8 +290,8 @@ void rondo_run_begin(struct rondo_context *context)
     context->run.n_tokens = context->run.n_sequences = context->run.n_logits = 0;
 }
 
-void rondo_run_add(struct rondo_context *context, struct rondo_session *session, const int32_t *tokens,
-                   const int32_t *parents, int32_t n, int32_t n_logits)
+void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
+                   const int32_t *tokens, const int32_t *parents, int32_t n, int32_t n_logits)
 {
     int32_t first = context->run.n_tokens, sequence = context->run.n_sequences++;
     context->run.sequences[sequence] = (struct rondo_batch_sequence){.first_token = first,
@@ -280,7 +302,8 @@ void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
     for (int32_t i = 0; i < n; i++) {
         int32_t position = session->length + i;
         if (parents)
-            position = parents[i] < 0 ? session->length : context->run.position[first + parents[i]] + 1;
+            position =
+                parents[i] < 0 ? session->length : context->run.position[first + parents[i]] + 1;
         context->run.token[first + i] = tokens[i];
         context->run.position[first + i] = position;
         context->run.sequence_of[first + i] = sequence;
@@ -289,11 +312,12 @@ void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
     for (int32_t i = n - n_logits; i < n; i++)
         context->run.logit_row[context->run.n_logits++] = first + i;
     context->run.n_tokens += n;
-    memcpy(context->run.page_table + (size_t)sequence * (size_t)context->page_stride, session->page_table,
-           (size_t)session->n_pages * sizeof(int32_t));
+    memcpy(context->run.page_table + (size_t)sequence * (size_t)context->page_stride,
+           session->page_table, (size_t)session->n_pages * sizeof(int32_t));
 }
 
-static void upload(struct rondo_context *context, const void *device_array, const void *host, size_t size)
+static void upload(struct rondo_context *context, const void *device_array, const void *host,
+                   size_t size)
 {
     context->device->write(context->device, (void *)device_array, host, size);
 }
@@ -317,11 +341,14 @@ void rondo_run_upload(struct rondo_context *context)
         int32_t pages = (end + RONDO_CHUNK - 1) / RONDO_CHUNK;
         pages = pages < context->page_stride ? pages : context->page_stride;
         size_t row = s * (size_t)context->page_stride;
-        upload(context, batch->page_table + row, context->run.page_table + row, (size_t)pages * sizeof(int32_t));
+        upload(context, batch->page_table + row, context->run.page_table + row,
+               (size_t)pages * sizeof(int32_t));
         positions = end > positions ? end : positions;
     }
-    rondo_plan_extend_rope(plan, positions < plan->limits.context ? positions : plan->limits.context);
-    rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers], context->run.n_tokens, 0);
+    rondo_plan_extend_rope(plan,
+                           positions < plan->limits.context ? positions : plan->limits.context);
+    rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers],
+                        context->run.n_tokens, 0);
 }
 
 static double now(void)
@@ -355,65 +382,74 @@ void rondo_run_logits(struct rondo_context *context, float *const *out)
     for (int32_t done = 0; done < context->run.n_logits;) {
         int32_t rows = context->run.n_logits - done;
         rows = rows < plan->logit_rows ? rows : plan->logit_rows;
-        upload(context, plan->logit_row, context->run.logit_row + done, (size_t)rows * sizeof(int32_t));
+        upload(context, plan->logit_row, context->run.logit_row + done,
+               (size_t)rows * sizeof(int32_t));
         rondo_plan_set_rows(plan, first, plan->n_steps, context->run.n_tokens, rows);
         rondo_run_steps(context, first, plan->n_steps);
         const char *logits = plan->values[plan->logits].data;
         for (int32_t i = 0; i < rows; i++)
-            context->device->read(context->device, out[done + i], logits + (size_t)i * row_size, row_size);
+            context->device->read(context->device, out[done + i], logits + (size_t)i * row_size,
+                                  row_size);
         done += rows;
     }
 }
 
 /* ---- batches of sessions ---------------------------------------------------------------------- */
 
-int rondo_check_tokens(const struct rondo_context *context, const int32_t *tokens, size_t n, struct rondo_error *error)
+int rondo_check_tokens(const struct rondo_context *context, const int32_t *tokens, size_t n,
+                       struct rondo_error *error)
 {
     int32_t vocabulary = context->model->config.vocab_size;
     if (n && !tokens)
         return rondo_fail(error, RONDO_USAGE, "tokens: NULL (want %zu ids)", n);
     for (size_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= vocabulary)
-            return rondo_fail(error, RONDO_USAGE, "token %zu: id out of range (got %d, want 0 to %d)", i, tokens[i],
+            return rondo_fail(error, RONDO_USAGE,
+                              "token %zu: id out of range (got %d, want 0 to %d)", i, tokens[i],
                               vocabulary - 1);
     }
     return RONDO_OK;
 }
 
-static int check_items(const struct rondo_context *context, const struct rondo_run_item *items, size_t n_items,
-                       struct rondo_error *error)
+static int check_items(const struct rondo_context *context, const struct rondo_run_item *items,
+                       size_t n_items, struct rondo_error *error)
 {
     int64_t pages = 0;
     for (size_t i = 0; i < n_items; i++) {
         const struct rondo_run_item *item = &items[i];
         if (!item->session || item->session->context != context)
-            return rondo_fail(error, RONDO_USAGE, "item %zu: its session belongs to another context", i);
+            return rondo_fail(error, RONDO_USAGE,
+                              "item %zu: its session belongs to another context", i);
         for (size_t j = 0; j < i; j++) {
             if (items[j].session == item->session)
-                return rondo_fail(error, RONDO_USAGE, "item %zu: its session is item %zu's too", i, j);
+                return rondo_fail(error, RONDO_USAGE, "item %zu: its session is item %zu's too", i,
+                                  j);
         }
         if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out)
-            return rondo_fail(error, RONDO_USAGE, "item %zu: logits are asked for and out is NULL", i);
+            return rondo_fail(error, RONDO_USAGE, "item %zu: logits are asked for and out is NULL",
+                              i);
         size_t room = (size_t)(context->settings.max_context - item->session->length);
         if (item->n > room)
-            return rondo_fail(error, RONDO_FAILED,
-                              "item %zu: the context is full (got %d tokens and %zu more, want at most %d)", i,
-                              item->session->length, item->n, context->settings.max_context);
+            return rondo_fail(
+                error, RONDO_FAILED,
+                "item %zu: the context is full (got %d tokens and %zu more, want at most %d)", i,
+                item->session->length, item->n, context->settings.max_context);
         int status = rondo_check_tokens(context, item->tokens, item->n, error);
         if (status)
             return status;
         pages += rondo_session_pages_needed(item->session, (int32_t)item->n);
     }
     if (pages > context->cache.n_free_pages)
-        return rondo_fail(error, RONDO_FAILED, "the KV pool is full (want %lld more pages of %d tokens, got %d); "
+        return rondo_fail(error, RONDO_FAILED,
+                          "the KV pool is full (want %lld more pages of %d tokens, got %d); "
                           "end a session or make the pool larger (kv_tokens)",
                           (long long)pages, RONDO_CHUNK, context->cache.n_free_pages);
     return RONDO_OK;
 }
 
 /* Where the logits of an item's tokens [from, from + n) go, and how many rows there are. */
-static int32_t logit_targets(const struct rondo_context *context, const struct rondo_run_item *item, size_t from,
-                             size_t n, float **out)
+static int32_t logit_targets(const struct rondo_context *context, const struct rondo_run_item *item,
+                             size_t from, size_t n, float **out)
 {
     size_t V = (size_t)context->model->config.vocab_size;
     if (item->logits == RONDO_LOGITS_ALL) {
@@ -446,12 +482,13 @@ static void fill_run(struct rondo_context *context, struct cursor *at)
     rondo_run_begin(context);
     while (at->item < at->n_items && context->run.n_tokens < context->settings.max_batch_tokens) {
         const struct rondo_run_item *item = &at->items[at->item];
-        size_t left = item->n - at->token, room = (size_t)(context->settings.max_batch_tokens - context->run.n_tokens);
+        size_t left = item->n - at->token,
+               room = (size_t)(context->settings.max_batch_tokens - context->run.n_tokens);
         size_t n = left < room ? left : room;
         if (n) {
             rondo_session_make_room(item->session, (int32_t)n);
-            int32_t rows =
-                logit_targets(context, item, at->token, n, context->run.logit_out + context->run.n_logits);
+            int32_t rows = logit_targets(context, item, at->token, n,
+                                         context->run.logit_out + context->run.n_logits);
             rondo_run_add(context, item->session, item->tokens + at->token, NULL, (int32_t)n, rows);
         }
         at->token += n;
@@ -464,14 +501,16 @@ static void fill_run(struct rondo_context *context, struct cursor *at)
 
 static void append_run(const struct cursor *start, const struct cursor *end)
 {
-    for (struct cursor at = *start; at.item < at.n_items && at.item <= end->item; at.item++, at.token = 0) {
+    for (struct cursor at = *start; at.item < at.n_items && at.item <= end->item;
+         at.item++, at.token = 0) {
         size_t n = tokens_until(&at, end);
-        rondo_session_append(at.items[at.item].session, at.items[at.item].tokens + at.token, (int32_t)n);
+        rondo_session_append(at.items[at.item].session, at.items[at.item].tokens + at.token,
+                             (int32_t)n);
     }
 }
 
-int rondo_context_run(struct rondo_context *context, const struct rondo_run_item *items, size_t n_items,
-                      struct rondo_error *error)
+int rondo_context_run(struct rondo_context *context, const struct rondo_run_item *items,
+                      size_t n_items, struct rondo_error *error)
 {
     int status = check_items(context, items, n_items, error);
     if (status)
@@ -483,7 +522,8 @@ int rondo_context_run(struct rondo_context *context, const struct rondo_run_item
         if (!context->run.n_tokens)
             continue;
         rondo_run_upload(context);
-        rondo_run_steps(context, 0, context->plan.layer_first[context->plan.config->num_hidden_layers]);
+        rondo_run_steps(context, 0,
+                        context->plan.layer_first[context->plan.config->num_hidden_layers]);
         rondo_run_logits(context, context->run.logit_out);
         context->device->synchronize(context->device);
         append_run(&start, &cursor);
@@ -493,8 +533,8 @@ int rondo_context_run(struct rondo_context *context, const struct rondo_run_item
 
 /* ---- plan, times, sizes ------------------------------------------------------------------------ */
 
-void rondo_context_print_plan(const struct rondo_context *context, void (*print)(void *user, const char *line),
-                              void *user)
+void rondo_context_print_plan(const struct rondo_context *context,
+                              void (*print)(void *user, const char *line), void *user)
 {
     for (int32_t i = 0; i < context->plan.n_steps; i++) {
         char line[512];
@@ -512,7 +552,8 @@ void rondo_context_timing(struct rondo_context *context, bool enable)
     }
 }
 
-size_t rondo_context_times(const struct rondo_context *context, struct rondo_step_time *times, size_t capacity)
+size_t rondo_context_times(const struct rondo_context *context, struct rondo_step_time *times,
+                           size_t capacity)
 {
     size_t count = (size_t)context->plan.n_labels;
     for (size_t i = 0; i < count && i < capacity; i++)
@@ -530,10 +571,12 @@ uint64_t rondo_context_decode_bytes(const struct rondo_context *context, int64_t
         const struct rondo_step *step = &plan->steps[i];
         bytes += step->weight_bytes;
         if (step->op == RONDO_OP_LINEAR_ATTENTION) {
-            uint64_t H = (uint64_t)config->num_attention_heads, rows = (uint64_t)(position % RONDO_CHUNK) + 1;
+            uint64_t H = (uint64_t)config->num_attention_heads,
+                     rows = (uint64_t)(position % RONDO_CHUNK) + 1;
             bytes += H * hd * hd * sizeof(float) + 2 * rows * H * hd * element;
         } else if (step->op == RONDO_OP_SOFTMAX_ATTENTION) {
-            bytes += 2 * ((uint64_t)position + 1) * (uint64_t)config->num_key_value_heads * hd * element;
+            bytes +=
+                2 * ((uint64_t)position + 1) * (uint64_t)config->num_key_value_heads * hd * element;
         }
     }
     return bytes;

@@ -20,7 +20,7 @@ struct rondo_session {
     int32_t n_pages;
     struct rondo_snapshot *snapshots; /* [settings.snapshots] oldest first */
     int32_t n_snapshots;
-    int32_t n_drafts; /* nodes of the tree that stands in the caches */
+    int32_t n_drafts;                      /* nodes of the tree that stands in the caches */
     int32_t *draft_tokens, *draft_parents; /* [max_draft] */
 };
 
@@ -40,7 +40,7 @@ struct rondo_context {
         struct rondo_batch_sequence *sequences;           /* [max_sessions] */
         int32_t *page_table;                              /* [max_sessions, page_stride] */
         int32_t *logit_row;                               /* [max_batch_tokens] */
-        float **logit_out;                                /* [max_batch_tokens] where each row goes */
+        float **logit_out; /* [max_batch_tokens] where each row goes */
         int32_t n_tokens, n_sequences, n_logits;
     } run;
     void *batch_memory;   /* device: all arrays of plan.batch */
@@ -55,8 +55,8 @@ struct rondo_context {
 void rondo_run_begin(struct rondo_context *context);
 /* Adds `n` tokens of a session; with parents they are draft nodes. Logits of the last `n_logits` of them will
  * be made. The caller has seen to room in the batch and to pages (rondo_session_make_room). */
-void rondo_run_add(struct rondo_context *context, struct rondo_session *session, const int32_t *tokens,
-                   const int32_t *parents, int32_t n, int32_t n_logits);
+void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
+                   const int32_t *tokens, const int32_t *parents, int32_t n, int32_t n_logits);
 /* Copies the batch to the device and sets the plan's row counts. */
 void rondo_run_upload(struct rondo_context *context);
 /* Runs steps [first, end) of the plan. */

@@ -4,30 +4,36 @@
 
 #include <string.h>
 
-static int check_tree(const struct rondo_session *session, const int32_t *tokens, const int32_t *parents, size_t n,
-                      struct rondo_error *error)
+static int check_tree(const struct rondo_session *session, const int32_t *tokens,
+                      const int32_t *parents, size_t n, struct rondo_error *error)
 {
     const struct rondo_context *context = session->context;
     if (session->length == 0)
-        return rondo_fail(error, RONDO_USAGE, "draft: the session is empty (want at least 1 token)");
+        return rondo_fail(error, RONDO_USAGE,
+                          "draft: the session is empty (want at least 1 token)");
     if (n == 0 || n > (size_t)context->settings.max_draft)
-        return rondo_fail(error, RONDO_USAGE, "draft: wrong number of nodes (got %zu, want 1 to %d)", n,
+        return rondo_fail(error, RONDO_USAGE,
+                          "draft: wrong number of nodes (got %zu, want 1 to %d)", n,
                           context->settings.max_draft);
     int32_t depth[4096]; /* max_draft is at most this */
     for (size_t i = 0; i < n; i++) {
         if (parents[i] < -1 || parents[i] >= (int32_t)i)
-            return rondo_fail(error, RONDO_USAGE, "draft: node %zu: parent must come before it (got %d, want -1 to %zd)",
-                              i, parents[i], (ptrdiff_t)i - 1);
+            return rondo_fail(
+                error, RONDO_USAGE,
+                "draft: node %zu: parent must come before it (got %d, want -1 to %zd)", i,
+                parents[i], (ptrdiff_t)i - 1);
         depth[i] = parents[i] < 0 ? 0 : depth[parents[i]] + 1;
         if (session->length + depth[i] >= context->settings.max_context)
-            return rondo_fail(error, RONDO_FAILED, "draft: node %zu: the context is full (got position %d, want below %d)",
-                              i, session->length + depth[i], context->settings.max_context);
+            return rondo_fail(
+                error, RONDO_FAILED,
+                "draft: node %zu: the context is full (got position %d, want below %d)", i,
+                session->length + depth[i], context->settings.max_context);
     }
     return rondo_check_tokens(context, tokens, n, error);
 }
 
-int rondo_session_draft(struct rondo_session *session, const int32_t *tokens, const int32_t *parents, size_t n,
-                        float *logits, struct rondo_error *error)
+int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,
+                        const int32_t *parents, size_t n, float *logits, struct rondo_error *error)
 {
     struct rondo_context *context = session->context;
     int status = check_tree(session, tokens, parents, n, error);
@@ -48,26 +54,31 @@ int rondo_session_draft(struct rondo_session *session, const int32_t *tokens, co
     return RONDO_OK;
 }
 
-static int check_path(const struct rondo_session *session, const int32_t *nodes, size_t n, struct rondo_error *error)
+static int check_path(const struct rondo_session *session, const int32_t *nodes, size_t n,
+                      struct rondo_error *error)
 {
     for (size_t i = 0; i < n; i++) {
         if (nodes[i] < 0 || nodes[i] >= session->n_drafts)
-            return rondo_fail(error, RONDO_USAGE, "accept: node out of range (got %d, want 0 to %d of the last draft)",
+            return rondo_fail(error, RONDO_USAGE,
+                              "accept: node out of range (got %d, want 0 to %d of the last draft)",
                               nodes[i], session->n_drafts - 1);
         int32_t want = i == 0 ? -1 : nodes[i - 1];
         if (session->draft_parents[nodes[i]] != want)
-            return rondo_fail(error, RONDO_USAGE, "accept: node %d does not follow the path (got parent %d, want %d)",
+            return rondo_fail(error, RONDO_USAGE,
+                              "accept: node %d does not follow the path (got parent %d, want %d)",
                               nodes[i], session->draft_parents[nodes[i]], want);
     }
-    int32_t pages = rondo_session_pages_needed(session, (int32_t)n), free_pages = session->context->cache.n_free_pages;
+    int32_t pages = rondo_session_pages_needed(session, (int32_t)n),
+            free_pages = session->context->cache.n_free_pages;
     if (pages > free_pages)
-        return rondo_fail(error, RONDO_FAILED, "the KV pool is full (want %d more pages of %d tokens, got %d)", pages,
+        return rondo_fail(error, RONDO_FAILED,
+                          "the KV pool is full (want %d more pages of %d tokens, got %d)", pages,
                           RONDO_CHUNK, free_pages);
     return RONDO_OK;
 }
 
-static void accept_layer(struct rondo_context *context, const struct rondo_session *session, int32_t layer, int32_t n,
-                         const float *decay_power)
+static void accept_layer(struct rondo_context *context, const struct rondo_session *session,
+                         int32_t layer, int32_t n, const float *decay_power)
 {
     struct rondo_op_accept op = {.slot = session->slot,
                                  .start = session->length,
@@ -77,12 +88,14 @@ static void accept_layer(struct rondo_context *context, const struct rondo_sessi
                                  .linear = context->cache.linear[layer],
                                  .kv = context->cache.kv[layer],
                                  .decay_power = decay_power,
-                                 .heads = decay_power ? context->cache.heads : context->cache.kv_heads,
+                                 .heads =
+                                     decay_power ? context->cache.heads : context->cache.kv_heads,
                                  .head_dim = context->cache.head_dim};
     context->device->ops.accept(context->device, &op);
 }
 
-int rondo_session_accept(struct rondo_session *session, const int32_t *nodes, size_t n, struct rondo_error *error)
+int rondo_session_accept(struct rondo_session *session, const int32_t *nodes, size_t n,
+                         struct rondo_error *error)
 {
     struct rondo_context *context = session->context;
     struct rondo_device *device = context->device;

@@ -92,7 +92,8 @@ void rondo_f32_to_e4m3_row(const float *values, float divisor, uint8_t *codes, s
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits = rondo_f32_to_bits(values[i] / divisor), magnitude = bits & 0x7fffffffu;
-        uint32_t subnormal = rondo_f32_to_bits(rondo_bits_to_f32(magnitude) + 0x1p14f) - 0x46800000u;
+        uint32_t subnormal =
+            rondo_f32_to_bits(rondo_bits_to_f32(magnitude) + 0x1p14f) - 0x46800000u;
         uint32_t normal = ((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3);
         uint32_t code = magnitude < 0x3c800000u ? subnormal : normal;
         code = magnitude >= 0x43e00000u ? 0x7eu : code;

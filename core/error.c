@@ -45,5 +45,6 @@ void rondo_log(enum rondo_log_level level, const char *format, ...)
 
 const char *rondo_version(void)
 {
-    return STRING(RONDO_VERSION_MAJOR) "." STRING(RONDO_VERSION_MINOR) "." STRING(RONDO_VERSION_PATCH);
+    return STRING(RONDO_VERSION_MAJOR) "." STRING(RONDO_VERSION_MINOR) "." STRING(
+        RONDO_VERSION_PATCH);
 }

@@ -12,7 +12,8 @@
 
 /* Fills `error` (may be NULL) at the deepest point that knows what is wrong, and returns `status`, so that
  * callers can `return rondo_fail(...)`. Form: "FILE: FIELD: what is wrong (got X, want Y); hint". */
-int rondo_fail(struct rondo_error *error, enum rondo_status status, const char *format, ...) RONDO_PRINTF(3, 4);
+int rondo_fail(struct rondo_error *error, enum rondo_status status, const char *format, ...)
+    RONDO_PRINTF(3, 4);
 
 void rondo_log(enum rondo_log_level level, const char *format, ...) RONDO_PRINTF(2, 3);
 

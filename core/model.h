@@ -14,14 +14,15 @@ struct rondo_file_tensor {
 struct rondo_model {
     struct rondo_config config;
     char *directory;
-    struct rondo_file_tensor *tensors; /* [n_tensors], ascending by strcmp of the name, no name twice */
+    struct rondo_file_tensor
+        *tensors; /* [n_tensors], ascending by strcmp of the name, no name twice */
     size_t n_tensors;
     uint64_t hash;
     /* Rows and columns under one scale of `weight_scale_inv`, from quantization_config; 128 x 128 unless the
      * file says otherwise, and nothing else is supported. */
     int32_t block_rows, block_columns;
-    void *mappings;                              /* owned by whoever filled the model */
-    void (*release)(struct rondo_model *model);  /* releases everything above and the model itself */
+    void *mappings;                             /* owned by whoever filled the model */
+    void (*release)(struct rondo_model *model); /* releases everything above and the model itself */
 };
 
 /* NULL when there is none. A name with ".attention." also finds its alias ".self_attn.". */

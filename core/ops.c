@@ -12,14 +12,16 @@ struct check {
 static void want(struct check *check, bool good, const char *field, const char *rule)
 {
     if (!good && !check->status)
-        check->status = rondo_fail(check->error, RONDO_USAGE, "%s: %s: %s", check->label, field, rule);
+        check->status =
+            rondo_fail(check->error, RONDO_USAGE, "%s: %s: %s", check->label, field, rule);
 }
 
 static void want_size(struct check *check, const char *field, int64_t got, int64_t expected)
 {
     if (got != expected && !check->status)
-        check->status = rondo_fail(check->error, RONDO_USAGE, "%s: %s: wrong size (got %lld, want %lld)",
-                                   check->label, field, (long long)got, (long long)expected);
+        check->status =
+            rondo_fail(check->error, RONDO_USAGE, "%s: %s: wrong size (got %lld, want %lld)",
+                       check->label, field, (long long)got, (long long)expected);
 }
 
 static bool is_act(enum rondo_dtype dtype)
@@ -33,24 +35,27 @@ static bool is_weight(enum rondo_dtype dtype)
 }
 
 /* Activations: aligned to their elements, rows at least as far apart as they are long. */
-static void want_tensor(struct check *check, const char *field, const struct rondo_tensor *tensor, int64_t rows,
-                        int64_t columns)
+static void want_tensor(struct check *check, const char *field, const struct rondo_tensor *tensor,
+                        int64_t rows, int64_t columns)
 {
     want(check, tensor->data || rows == 0, field, "has no data");
     want(check, tensor->n_dims == 2, field, "is not a matrix");
-    want(check, (uintptr_t)tensor->data % rondo_dtype_size(tensor->dtype) == 0, field, "is not aligned to its elements");
+    want(check, (uintptr_t)tensor->data % rondo_dtype_size(tensor->dtype) == 0, field,
+         "is not aligned to its elements");
     want(check, tensor->row_stride >= tensor->shape[1], field, "has overlapping rows");
     want_size(check, field, tensor->shape[0], rows);
     want_size(check, field, tensor->shape[1], columns);
 }
 
-static void want_apart(struct check *check, const struct rondo_tensor *a, const struct rondo_tensor *b,
-                       const char *field)
+static void want_apart(struct check *check, const struct rondo_tensor *a,
+                       const struct rondo_tensor *b, const char *field)
 {
     if (!a->shape[0] || !b->shape[0])
         return;
-    const char *a_end = (char *)rondo_tensor_row(a, a->shape[0] - 1) + (size_t)a->shape[1] * rondo_dtype_size(a->dtype);
-    const char *b_end = (char *)rondo_tensor_row(b, b->shape[0] - 1) + (size_t)b->shape[1] * rondo_dtype_size(b->dtype);
+    const char *a_end = (char *)rondo_tensor_row(a, a->shape[0] - 1) +
+                        (size_t)a->shape[1] * rondo_dtype_size(a->dtype);
+    const char *b_end = (char *)rondo_tensor_row(b, b->shape[0] - 1) +
+                        (size_t)b->shape[1] * rondo_dtype_size(b->dtype);
     want(check, a_end <= (char *)b->data || b_end <= (char *)a->data, field, "overlaps an input");
 }
 
@@ -58,13 +63,17 @@ static void want_apart(struct check *check, const struct rondo_tensor *a, const 
 static void want_weight(struct check *check, const char *field, const struct rondo_tensor *weight)
 {
     want(check, weight->data != NULL, field, "has no data");
-    want(check, is_weight(weight->dtype), field, "is not a weight dtype (want f32, bf16, f16 or f8_e4m3)");
-    want(check, weight->n_dims == 2 && weight->row_stride == weight->shape[1], field, "is not a dense matrix");
-    want(check, weight->dtype != RONDO_F8_E4M3 || weight->scale, field, "is f8_e4m3 without scales");
+    want(check, is_weight(weight->dtype), field,
+         "is not a weight dtype (want f32, bf16, f16 or f8_e4m3)");
+    want(check, weight->n_dims == 2 && weight->row_stride == weight->shape[1], field,
+         "is not a dense matrix");
+    want(check, weight->dtype != RONDO_F8_E4M3 || weight->scale, field,
+         "is f8_e4m3 without scales");
     if (weight->scale) {
         bool block = weight->scale_rows == RONDO_BLOCK && weight->scale_columns == RONDO_BLOCK;
         bool row = weight->scale_rows == 1 && weight->scale_columns >= weight->shape[1];
-        want(check, block || row, field, "has scales that are neither of 128x128 blocks nor of rows");
+        want(check, block || row, field,
+             "has scales that are neither of 128x128 blocks nor of rows");
     }
 }
 
@@ -81,7 +90,8 @@ static void want_input(struct check *check, const struct rondo_tensor *x)
 
 static void check_embedding(struct check *check, const struct rondo_op_embedding *op)
 {
-    want(check, is_weight(op->table.dtype) && op->table.data, "table", "is not a table of floating point rows");
+    want(check, is_weight(op->table.dtype) && op->table.data, "table",
+         "is not a table of floating point rows");
     want(check, op->out.dtype == RONDO_F32, "out", "is not f32");
     want_tensor(check, "out", &op->out, op->out.shape[0], op->table.shape[1]);
 }
@@ -102,7 +112,8 @@ static void check_quantize(struct check *check, const struct rondo_op_quantize *
     want(check, is_act(op->x.dtype), "x", "is not f32 or bf16");
     want(check, op->out.dtype == RONDO_F8_E4M3, "out", "is not f8_e4m3");
     want_tensor(check, "out", &op->out, op->x.shape[0], op->x.shape[1]);
-    want(check, op->out.scale && op->out.scale_stride * RONDO_BLOCK >= op->x.shape[1], "out", "has no room for scales");
+    want(check, op->out.scale && op->out.scale_stride * RONDO_BLOCK >= op->x.shape[1], "out",
+         "has no room for scales");
     want_apart(check, &op->x, &op->out, "out");
 }
 
@@ -116,7 +127,8 @@ static void check_gemm(struct check *check, const struct rondo_op_gemm *op)
         want_size(check, "weight", part->weight.shape[1], op->x.shape[1]);
         want_tensor(check, "out", &part->out, op->x.shape[0], part->weight.shape[0]);
         want(check, is_act(part->out.dtype), "out", "is not f32 or bf16");
-        want(check, !op->residual || part->out.dtype == RONDO_F32, "out", "is a residual and not f32");
+        want(check, !op->residual || part->out.dtype == RONDO_F32, "out",
+             "is a residual and not f32");
         want_apart(check, &op->x, &part->out, "out");
     }
 }
@@ -135,8 +147,8 @@ static void check_grouped_gemm(struct check *check, const struct rondo_op_groupe
             want_weight(check, "weight", weight);
             want_size(check, "weight", weight->shape[0], op->weight[0][0].shape[0]);
             want_size(check, "weight", weight->shape[1], op->x.shape[1]);
-            want(check, weight->dtype == first->dtype && weight->scale_rows == first->scale_rows, "weight",
-                 "is stored unlike expert 0's");
+            want(check, weight->dtype == first->dtype && weight->scale_rows == first->scale_rows,
+                 "weight", "is stored unlike expert 0's");
         }
     }
     want(check, is_act(op->out.dtype), "out", "is not f32 or bf16");
@@ -147,17 +159,17 @@ static void check_grouped_gemm(struct check *check, const struct rondo_op_groupe
 static void check_qkv(struct check *check, const struct rondo_op_qkv *op)
 {
     int64_t T = op->qkv.shape[0], hd = op->head_dim;
-    want(check, hd > 0 && op->heads > 0 && op->kv_heads > 0 && op->heads % op->kv_heads == 0, "heads",
-         "do not divide into key/value heads");
-    want(check, op->rotary_dim >= 0 && op->rotary_dim <= hd && op->rotary_dim % 2 == 0, "rotary_dim",
-         "is not an even part of the head");
+    want(check, hd > 0 && op->heads > 0 && op->kv_heads > 0 && op->heads % op->kv_heads == 0,
+         "heads", "do not divide into key/value heads");
+    want(check, op->rotary_dim >= 0 && op->rotary_dim <= hd && op->rotary_dim % 2 == 0,
+         "rotary_dim", "is not an even part of the head");
     want(check, !op->rotary_dim || (op->rope_cos && op->rope_sin), "rope_cos", "is missing");
     want_tensor(check, "qkv", &op->qkv, T, (op->heads + 2 * op->kv_heads) * hd);
     want_tensor(check, "q", &op->q, T, op->heads * hd);
     want_tensor(check, "k", &op->k, T, op->kv_heads * hd);
     want_tensor(check, "v", &op->v, T, op->kv_heads * hd);
-    want(check, is_act(op->qkv.dtype) && op->q.dtype == op->k.dtype && op->q.dtype == op->v.dtype, "q",
-         "is not stored like k and v");
+    want(check, is_act(op->qkv.dtype) && op->q.dtype == op->k.dtype && op->q.dtype == op->v.dtype,
+         "q", "is not stored like k and v");
     want_apart(check, &op->qkv, &op->q, "q");
     want_apart(check, &op->qkv, &op->k, "k");
     want_apart(check, &op->qkv, &op->v, "v");
@@ -172,26 +184,30 @@ static void check_linear_attention(struct check *check, const struct rondo_op_li
     want_tensor(check, "out", &op->out, T, width);
     want(check, op->out.dtype == RONDO_F32, "out", "is not f32");
     want(check, op->cache.state && op->cache.tail_k && op->cache.tail_v, "cache", "is missing");
-    want(check, op->cache.dtype == op->k.dtype && op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype, "cache",
-         "is not of the dtype of q, k and v");
+    want(check,
+         op->cache.dtype == op->k.dtype && op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype,
+         "cache", "is not of the dtype of q, k and v");
     want(check, op->decay_power != NULL, "decay_power", "is missing");
     want_apart(check, &op->q, &op->out, "out");
     want_apart(check, &op->k, &op->out, "out");
     want_apart(check, &op->v, &op->out, "out");
 }
 
-static void check_softmax_attention(struct check *check, const struct rondo_op_softmax_attention *op)
+static void check_softmax_attention(struct check *check,
+                                    const struct rondo_op_softmax_attention *op)
 {
     int64_t T = op->q.shape[0], hd = op->head_dim;
-    want(check, op->kv_heads > 0 && op->heads % op->kv_heads == 0, "heads", "do not divide into key/value heads");
+    want(check, op->kv_heads > 0 && op->heads % op->kv_heads == 0, "heads",
+         "do not divide into key/value heads");
     want_tensor(check, "q", &op->q, T, op->heads * hd);
     want_tensor(check, "k", &op->k, T, op->kv_heads * hd);
     want_tensor(check, "v", &op->v, T, op->kv_heads * hd);
     want_tensor(check, "out", &op->out, T, op->heads * hd);
     want(check, is_act(op->out.dtype), "out", "is not f32 or bf16");
     want(check, op->cache.k && op->cache.v, "cache", "is missing");
-    want(check, op->cache.dtype == op->k.dtype && op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype, "cache",
-         "is not of the dtype of q, k and v");
+    want(check,
+         op->cache.dtype == op->k.dtype && op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype,
+         "cache", "is not of the dtype of q, k and v");
     want_apart(check, &op->q, &op->out, "out");
     want_apart(check, &op->k, &op->out, "out");
     want_apart(check, &op->v, &op->out, "out");
@@ -200,7 +216,8 @@ static void check_softmax_attention(struct check *check, const struct rondo_op_s
 static void check_group_norm_gate(struct check *check, const struct rondo_op_group_norm_gate *op)
 {
     want(check, op->x.dtype == RONDO_F32, "x", "is not f32");
-    want(check, op->n_groups > 0 && op->x.shape[1] % op->n_groups == 0, "n_groups", "does not divide the channels");
+    want(check, op->n_groups > 0 && op->x.shape[1] % op->n_groups == 0, "n_groups",
+         "does not divide the channels");
     want_tensor(check, "gate", &op->gate, op->x.shape[0], op->x.shape[1]);
     want_tensor(check, "out", &op->out, op->x.shape[0], op->x.shape[1]);
     want(check, is_act(op->gate.dtype) && is_act(op->out.dtype), "out", "is not f32 or bf16");
@@ -215,16 +232,19 @@ static void check_router(struct check *check, const struct rondo_op_router *op)
     want(check, op->logits.dtype == RONDO_F32, "logits", "are not f32");
     want_tensor(check, "logits", &op->logits, op->logits.shape[0], E);
     want(check, op->n_group > 0 && E % op->n_group == 0, "n_group", "does not divide the experts");
-    want(check, op->topk_group > 0 && op->topk_group <= op->n_group, "topk_group", "is not 1 to n_group");
-    want(check, op->n_group > 0 && op->experts_per_token > 0 &&
-                    op->experts_per_token <= op->topk_group * (E / op->n_group),
+    want(check, op->topk_group > 0 && op->topk_group <= op->n_group, "topk_group",
+         "is not 1 to n_group");
+    want(check,
+         op->n_group > 0 && op->experts_per_token > 0 &&
+             op->experts_per_token <= op->topk_group * (E / op->n_group),
          "experts_per_token", "is more than the chosen groups have");
     want(check, op->ids && op->weights, "ids", "are missing");
 }
 
 static void check_group_tokens(struct check *check, const struct rondo_op_group_tokens *op)
 {
-    want(check, op->ids && op->offsets && op->row_of && op->token_of, "ids", "or a result is missing");
+    want(check, op->ids && op->offsets && op->row_of && op->token_of, "ids",
+         "or a result is missing");
     want(check, op->n_experts > 0 && op->experts_per_token > 0, "n_experts", "is not positive");
 }
 
@@ -251,7 +271,8 @@ static void check_combine(struct check *check, const struct rondo_op_combine *op
 static void check_accept(struct check *check, const struct rondo_op_accept *op)
 {
     want(check, op->slot >= 0 && op->start >= 0 && op->n >= 0, "slot", "or a count is negative");
-    want(check, (op->linear.state != NULL) != (op->kv.k != NULL), "linear", "and kv: want exactly one of them");
+    want(check, (op->linear.state != NULL) != (op->kv.k != NULL), "linear",
+         "and kv: want exactly one of them");
     want(check, !op->linear.state || op->decay_power, "decay_power", "is missing");
     want(check, op->heads > 0 && op->head_dim > 0, "heads", "is not positive");
 }

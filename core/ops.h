@@ -30,9 +30,9 @@ struct rondo_device;
 struct rondo_batch_sequence {
     int32_t first_token; /* index of the sequence's first token in the batch */
     int32_t n_tokens;
-    int32_t start;       /* tokens in the caches before this call */
-    int32_t slot;        /* of the state pool; -1: padding */
-    int32_t is_draft;    /* tokens are nodes of a draft tree; caches keep them aside, see below */
+    int32_t start;    /* tokens in the caches before this call */
+    int32_t slot;     /* of the state pool; -1: padding */
+    int32_t is_draft; /* tokens are nodes of a draft tree; caches keep them aside, see below */
 };
 
 /* All arrays in device memory. Sequences stand one after the other in the batch.
@@ -43,9 +43,10 @@ struct rondo_batch {
     const int32_t *token;       /* [T] ids */
     const int32_t *position;    /* [T] absolute */
     const int32_t *sequence_of; /* [T] index into sequences */
-    const int32_t *parent;      /* [T] draft nodes: index among the sequence's nodes, -1 none; else unused */
+    const int32_t
+        *parent; /* [T] draft nodes: index among the sequence's nodes, -1 none; else unused */
     const struct rondo_batch_sequence *sequences; /* [B] */
-    const int32_t *page_table;  /* [B, page_stride] page of positions [C*i, C*(i+1)) */
+    const int32_t *page_table; /* [B, page_stride] page of positions [C*i, C*(i+1)) */
     int32_t page_stride;
 };
 
@@ -55,8 +56,8 @@ struct rondo_batch {
  * length, and the rows of the open chunk: row i is position C*floor(length/C) + i. Rows past the length
  * are undefined. */
 struct rondo_linear_cache {
-    float *state;          /* [slots, H, hd, hd], rows = key channels, columns = value channels */
-    void *tail_k, *tail_v; /* [slots, H, C, hd] act */
+    float *state;            /* [slots, H, hd, hd], rows = key channels, columns = value channels */
+    void *tail_k, *tail_v;   /* [slots, H, C, hd] act */
     void *draft_k, *draft_v; /* [slots, H, max_draft, hd] act, row = node */
     enum rondo_dtype dtype;  /* of tails and drafts */
     int32_t max_draft;
@@ -83,10 +84,10 @@ struct rondo_op_embedding {
  * added by rondo_sum_tree16; r = 1 / sqrt(s / D + eps); out = (x * r) * weight, rounded to out's dtype.
  * With `rows`, output row i is made from input row rows[i]. NMSE 1e-12 (f32), 1e-5 (bf16). */
 struct rondo_op_rmsnorm {
-    struct rondo_tensor x;      /* [T or more, D] f32 */
-    struct rondo_tensor out;    /* [n_rows, D] f32 or bf16 */
-    const float *weight;        /* [D] */
-    const int32_t *rows;        /* [n_rows] or NULL */
+    struct rondo_tensor x;   /* [T or more, D] f32 */
+    struct rondo_tensor out; /* [n_rows, D] f32 or bf16 */
+    const float *weight;     /* [D] */
+    const int32_t *rows;     /* [n_rows] or NULL */
     int32_t n_rows;
     float eps;
 };
@@ -110,7 +111,7 @@ struct rondo_op_quantize {
 struct rondo_gemm_part {
     struct rondo_tensor weight; /* [N, K] */
     const float *bias;          /* [N] or NULL */
-    struct rondo_tensor out;    /* [M, N], row_stride may be larger; f32 or bf16; f32 with residual */
+    struct rondo_tensor out; /* [M, N], row_stride may be larger; f32 or bf16; f32 with residual */
 };
 
 struct rondo_op_gemm {
@@ -125,14 +126,15 @@ struct rondo_op_gemm {
  * side by side in out: columns [0, N) and [N, 2N). Every expert's weight of a part has the same shape and
  * dtype. Order and tolerance of gemm. Experts without rows cost nothing. */
 struct rondo_op_grouped_gemm {
-    struct rondo_tensor x;                /* [*, K] */
-    const struct rondo_tensor *weight[2]; /* [E] each; host memory, tensors point to device memory */
+    struct rondo_tensor x; /* [*, K] */
+    const struct rondo_tensor
+        *weight[2]; /* [E] each; host memory, tensors point to device memory */
     int32_t n_parts, n_experts;
-    const float *const *bias[2];          /* NULL, or [E] pointers to [N] */
-    const int32_t *offsets;               /* [E + 1] */
-    const int32_t *gather;                /* [R] or NULL */
-    int32_t n_rows;                       /* R */
-    struct rondo_tensor out;              /* [R, n_parts * N] act */
+    const float *const *bias[2]; /* NULL, or [E] pointers to [N] */
+    const int32_t *offsets;      /* [E + 1] */
+    const int32_t *gather;       /* [R] or NULL */
+    int32_t n_rows;              /* R */
+    struct rondo_tensor out;     /* [R, n_parts * N] act */
 };
 
 /* Splits a fused qkv row into heads, and makes q and k ready: optional silu on q, k and v; optional
@@ -142,8 +144,8 @@ struct rondo_op_grouped_gemm {
  * cos, sin from row position[t] of the tables. NMSE 1e-12 (f32), 1e-5 (bf16). */
 struct rondo_op_qkv {
     const struct rondo_batch *batch;
-    struct rondo_tensor qkv;     /* [T, (H + 2 Hkv) hd] act */
-    struct rondo_tensor q, k, v; /* [T, H*hd], [T, Hkv*hd], [T, Hkv*hd] act */
+    struct rondo_tensor qkv;          /* [T, (H + 2 Hkv) hd] act */
+    struct rondo_tensor q, k, v;      /* [T, H*hd], [T, Hkv*hd], [T, Hkv*hd] act */
     const float *q_weight, *k_weight; /* [hd], NULL: no norm */
     const float *rope_cos, *rope_sin; /* [positions, rotary_dim / 2] */
     int32_t heads, kv_heads, head_dim, rotary_dim;
@@ -167,7 +169,7 @@ struct rondo_op_linear_attention {
     struct rondo_tensor q, k, v; /* [T, H*hd] act */
     struct rondo_tensor out;     /* [T, H*hd] f32 */
     struct rondo_linear_cache cache;
-    const float *decay_power;    /* [H, C + 1] lambda^i */
+    const float *decay_power; /* [H, C + 1] lambda^i */
     float scale;
     int32_t heads, head_dim;
 };
@@ -293,8 +295,10 @@ struct rondo_ops {
     void (*gemm)(struct rondo_device *device, const struct rondo_op_gemm *op);
     void (*grouped_gemm)(struct rondo_device *device, const struct rondo_op_grouped_gemm *op);
     void (*qkv)(struct rondo_device *device, const struct rondo_op_qkv *op);
-    void (*linear_attention)(struct rondo_device *device, const struct rondo_op_linear_attention *op);
-    void (*softmax_attention)(struct rondo_device *device, const struct rondo_op_softmax_attention *op);
+    void (*linear_attention)(struct rondo_device *device,
+                             const struct rondo_op_linear_attention *op);
+    void (*softmax_attention)(struct rondo_device *device,
+                              const struct rondo_op_softmax_attention *op);
     void (*accept)(struct rondo_device *device, const struct rondo_op_accept *op);
     void (*group_norm_gate)(struct rondo_device *device, const struct rondo_op_group_norm_gate *op);
     void (*router)(struct rondo_device *device, const struct rondo_op_router *op);
@@ -305,13 +309,13 @@ struct rondo_ops {
 
 /* Largest sizes a plan will ask for; a device makes its workspace from them, so that no op allocates. */
 struct rondo_limits {
-    int32_t tokens;            /* T */
+    int32_t tokens; /* T */
     int32_t experts, experts_per_token;
     int32_t heads, kv_heads, head_dim;
-    int32_t max_k;             /* largest input width of a GEMM */
-    int32_t max_n;             /* largest output width of a GEMM part */
-    int32_t context;           /* longest sequence, drafts included */
-    int32_t draft;             /* nodes of a tree */
+    int32_t max_k;   /* largest input width of a GEMM */
+    int32_t max_n;   /* largest output width of a GEMM part */
+    int32_t context; /* longest sequence, drafts included */
+    int32_t draft;   /* nodes of a tree */
 };
 
 #endif

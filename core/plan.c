@@ -16,8 +16,8 @@ struct builder {
     int32_t source, codes;
 };
 
-static int32_t add_value(struct builder *b, const char *name, enum rondo_dtype dtype, enum rondo_rows rows,
-                         int64_t columns)
+static int32_t add_value(struct builder *b, const char *name, enum rondo_dtype dtype,
+                         enum rondo_rows rows, int64_t columns)
 {
     struct rondo_plan *plan = b->plan;
     if (plan->n_values == plan->values_capacity) {
@@ -53,7 +53,8 @@ static int32_t find_label(struct rondo_plan *plan, const char *label)
 /* The result is valid until the next add_step. */
 static struct rondo_step *add_step(struct builder *b, enum rondo_op op, const char *label)
 {
-    static struct rondo_step spare; /* what a builder out of memory writes to; its plan is thrown away */
+    static struct rondo_step
+        spare; /* what a builder out of memory writes to; its plan is thrown away */
     struct rondo_plan *plan = b->plan;
     if (plan->n_steps == plan->steps_capacity) {
         int32_t capacity = plan->steps_capacity ? plan->steps_capacity * 2 : 128;
@@ -71,8 +72,8 @@ static struct rondo_step *add_step(struct builder *b, enum rondo_op op, const ch
     return step;
 }
 
-static struct rondo_binding *bind(struct builder *b, struct rondo_step *step, size_t field, int32_t value,
-                                  enum rondo_use use)
+static struct rondo_binding *bind(struct builder *b, struct rondo_step *step, size_t field,
+                                  int32_t value, enum rondo_use use)
 {
     struct rondo_binding *binding = &step->binding[step->n_bindings++];
     *binding = (struct rondo_binding){.field = (uint32_t)field, .value = value, .use = use};
@@ -85,7 +86,8 @@ static struct rondo_binding *bind(struct builder *b, struct rondo_step *step, si
     return binding;
 }
 
-static void bind_pointer(struct builder *b, struct rondo_step *step, size_t field, int32_t value, enum rondo_use use)
+static void bind_pointer(struct builder *b, struct rondo_step *step, size_t field, int32_t value,
+                         enum rondo_use use)
 {
     bind(b, step, field, value, use)->is_pointer = true;
 }
@@ -134,8 +136,8 @@ struct product {
     int32_t out, first_column; /* of the value the result goes to */
 };
 
-static void count_product(struct rondo_plan *plan, struct rondo_step *step, const struct rondo_tensor *weight,
-                          uint64_t times)
+static void count_product(struct rondo_plan *plan, struct rondo_step *step,
+                          const struct rondo_tensor *weight, uint64_t times)
 {
     step->weight_bytes += times * rondo_tensor_bytes(weight);
     step->macs += times * (uint64_t)weight->shape[0] * (uint64_t)weight->shape[1];
@@ -146,8 +148,8 @@ static void count_product(struct rondo_plan *plan, struct rondo_step *step, cons
 }
 
 /* The products of `x` with several weights, in one step where their inputs are stored alike. */
-static void add_gemm(struct builder *b, const char *label, int32_t x, const struct product *products, int count,
-                     bool residual)
+static void add_gemm(struct builder *b, const char *label, int32_t x,
+                     const struct product *products, int count, bool residual)
 {
     for (int pass = 0; pass < 2; pass++) {
         bool codes = pass == 1;
@@ -191,7 +193,8 @@ static int32_t add_swiglu(struct builder *b, const char *label, int32_t gate_up,
 
 /* ---- attention -------------------------------------------------------------------------------- */
 
-static int32_t add_linear_attention(struct builder *b, int32_t q, int32_t k, int32_t v, int32_t gate)
+static int32_t add_linear_attention(struct builder *b, int32_t q, int32_t k, int32_t v,
+                                    int32_t gate)
 {
     struct rondo_plan *plan = b->plan;
     const struct rondo_config *c = plan->config;
@@ -273,7 +276,8 @@ static void add_attention(struct builder *b)
     bind(b, step, FIELD(qkv.k), k, RONDO_USE_OUT);
     bind(b, step, FIELD(qkv.v), v, RONDO_USE_OUT);
 
-    int32_t out = linear ? add_linear_attention(b, q, k, v, gate) : add_softmax_attention(b, q, k, v);
+    int32_t out =
+        linear ? add_linear_attention(b, q, k, v, gate) : add_softmax_attention(b, q, k, v);
     struct product dense = {&b->weights->dense, b->weights->dense_bias, plan->hidden, 0};
     add_gemm(b, "dense_gemm", out, &dense, 1, true);
 }
@@ -293,8 +297,9 @@ static void add_dense_ffn(struct builder *b, int32_t x)
 }
 
 /* Products of routed rows with their experts' weights; with `token_of` rows are gathered from the batch. */
-static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t offsets, int32_t token_of,
-                        struct rondo_tensor *const *weights, int count, int32_t out)
+static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t offsets,
+                        int32_t token_of, struct rondo_tensor *const *weights, int count,
+                        int32_t out)
 {
     struct rondo_plan *plan = b->plan;
     for (int pass = 0; pass < 2; pass++) {
@@ -337,7 +342,8 @@ static struct routing add_routing(struct builder *b, int32_t logits)
     const struct rondo_config *c = plan->config;
     struct routing routing;
     int32_t ids = add_value(b, "expert_ids", RONDO_I32, RONDO_ROWS_TOKENS, c->num_experts_per_tok);
-    routing.weights = add_value(b, "expert_weights", RONDO_F32, RONDO_ROWS_TOKENS, c->num_experts_per_tok);
+    routing.weights =
+        add_value(b, "expert_weights", RONDO_F32, RONDO_ROWS_TOKENS, c->num_experts_per_tok);
     struct rondo_step *step = add_step(b, RONDO_OP_ROUTER, "router");
     struct rondo_op_router *router = &step->args.router;
     router->bias = b->weights->expert_bias;
@@ -351,7 +357,8 @@ static struct routing add_routing(struct builder *b, int32_t logits)
     bind_pointer(b, step, FIELD(router.ids), ids, RONDO_USE_OUT);
     bind_pointer(b, step, FIELD(router.weights), routing.weights, RONDO_USE_OUT);
 
-    routing.offsets = add_value(b, "expert_offsets", RONDO_I32, RONDO_ROWS_OFFSETS, c->num_experts + 1);
+    routing.offsets =
+        add_value(b, "expert_offsets", RONDO_I32, RONDO_ROWS_OFFSETS, c->num_experts + 1);
     routing.row_of = add_value(b, "row_of", RONDO_I32, RONDO_ROWS_ROUTED, 1);
     routing.token_of = add_value(b, "token_of", RONDO_I32, RONDO_ROWS_ROUTED, 1);
     step = add_step(b, RONDO_OP_GROUP_TOKENS, "group_tokens");
@@ -373,9 +380,9 @@ static void add_moe(struct builder *b, int32_t x)
     int32_t shared_width = c->shared_intermediate_size;
 
     int32_t logits = add_value(b, "router_logits", RONDO_F32, RONDO_ROWS_TOKENS, c->num_experts);
-    int32_t shared = shared_width
-                         ? add_value(b, "shared_gate_up", plan->act, RONDO_ROWS_TOKENS, 2 * (int64_t)shared_width)
-                         : -1;
+    int32_t shared = shared_width ? add_value(b, "shared_gate_up", plan->act, RONDO_ROWS_TOKENS,
+                                              2 * (int64_t)shared_width)
+                                  : -1;
     struct product products[3] = {{&w->router, NULL, logits, 0},
                                   {&w->shared.gate, NULL, shared, 0},
                                   {&w->shared.up, NULL, shared, shared_width}};
@@ -416,7 +423,8 @@ static void add_embedding(struct builder *b)
     struct rondo_step *step = add_step(b, RONDO_OP_EMBEDDING, "embedding");
     step->args.embedding.batch = &plan->batch;
     step->args.embedding.table = plan->weights->embedding;
-    step->weight_bytes = (uint64_t)plan->config->hidden_size * rondo_dtype_size(plan->weights->embedding.dtype);
+    step->weight_bytes =
+        (uint64_t)plan->config->hidden_size * rondo_dtype_size(plan->weights->embedding.dtype);
     bind(b, step, FIELD(embedding.out), plan->hidden, RONDO_USE_OUT);
 }
 
@@ -436,15 +444,17 @@ static void add_logits(struct builder *b)
     step->args.gemm.n_parts = 1;
     step->args.gemm.part[0].weight = plan->weights->lm_head;
     bind(b, step, FIELD(gemm.x), final, RONDO_USE_IN);
-    bind(b, step, FIELD(gemm.part) + offsetof(struct rondo_gemm_part, out), plan->logits, RONDO_USE_OUT);
+    bind(b, step, FIELD(gemm.part) + offsetof(struct rondo_gemm_part, out), plan->logits,
+         RONDO_USE_OUT);
     count_product(plan, step, &plan->weights->lm_head, 1);
     /* These steps run once for every slice of rows: what they read outlives what they write. */
     if (!plan->out_of_memory)
         plan->values[plan->hidden].last = plan->n_steps - 1;
 }
 
-int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config, const struct rondo_weights *weights,
-                     enum rondo_mode mode, const struct rondo_limits *limits, struct rondo_error *error)
+int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
+                     const struct rondo_weights *weights, enum rondo_mode mode,
+                     const struct rondo_limits *limits, struct rondo_error *error)
 {
     *plan = (struct rondo_plan){.config = config,
                                 .weights = weights,

@@ -23,9 +23,10 @@ struct rondo_value {
     enum rondo_rows rows;
     int64_t columns;
     int32_t first, last;
-    size_t offset, size; /* in the arena, for the largest run; scales of quantised values included */
-    void *data;          /* [rows, columns] */
-    float *scale;        /* [rows, ceil(columns / 128)] of f8_e4m3 values, else NULL */
+    size_t offset,
+        size;     /* in the arena, for the largest run; scales of quantised values included */
+    void *data;   /* [rows, columns] */
+    float *scale; /* [rows, ceil(columns / 128)] of f8_e4m3 values, else NULL */
 };
 
 union rondo_op_args {
@@ -48,7 +49,7 @@ enum rondo_use { RONDO_USE_IN, RONDO_USE_OUT, RONDO_USE_IN_OUT };
 
 /* Ties a field of a step's arguments to a value. */
 struct rondo_binding {
-    uint32_t field;      /* offset in union rondo_op_args of a struct rondo_tensor, or of a pointer */
+    uint32_t field; /* offset in union rondo_op_args of a struct rondo_tensor, or of a pointer */
     int32_t value;
     int32_t first_column; /* of a part of the value's columns */
     int64_t columns;      /* 0: all */
@@ -82,7 +83,7 @@ struct rondo_plan {
     int32_t n_values, values_capacity;
     struct rondo_step *steps; /* [n_steps] */
     int32_t n_steps, steps_capacity;
-    int32_t *layer_first; /* [L + 1] first step of a layer; [L] is the first step of the logits */
+    int32_t *layer_first;   /* [L + 1] first step of a layer; [L] is the first step of the logits */
     int32_t hidden, logits; /* values */
     const char *labels[32];
     int32_t n_labels;
@@ -90,13 +91,13 @@ struct rondo_plan {
 
     struct rondo_device *device;
     size_t arena_size;
-    char *arena;          /* [arena_size] */
-    float *decay_power;   /* [linear layers, H, C + 1] */
+    char *arena;                /* [arena_size] */
+    float *decay_power;         /* [linear layers, H, C + 1] */
     float *rope_cos, *rope_sin; /* [limits.context, rotary_dim / 2] */
-    int32_t rope_filled;  /* rows that are there */
-    double *rope_frequency; /* [rotary_dim / 2] host */
-    float *rope_staging;  /* host, one block of rows */
-    int32_t *logit_row;   /* [logit_rows] device: batch rows whose logits the last steps make */
+    int32_t rope_filled;        /* rows that are there */
+    double *rope_frequency;     /* [rotary_dim / 2] host */
+    float *rope_staging;        /* host, one block of rows */
+    int32_t *logit_row; /* [logit_rows] device: batch rows whose logits the last steps make */
 
     struct rondo_batch batch; /* what the steps read; filled by the context before a run */
 };
@@ -104,13 +105,14 @@ struct rondo_plan {
 /* ---- made in this order; destroy undoes whatever was done -------------------------------------- */
 
 /* Steps and values; `weights` may come from rondo_weights_view. No device memory. */
-int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config, const struct rondo_weights *weights,
-                     enum rondo_mode mode, const struct rondo_limits *limits, struct rondo_error *error);
+int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
+                     const struct rondo_weights *weights, enum rondo_mode mode,
+                     const struct rondo_limits *limits, struct rondo_error *error);
 /* Bytes of device memory rondo_plan_place will take. */
 uint64_t rondo_plan_bytes(const struct rondo_plan *plan);
 /* Takes memory, binds values and caches, makes the constants, checks every step's arguments once. */
-int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device, const struct rondo_cache *cache,
-                     struct rondo_error *error);
+int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
+                     const struct rondo_cache *cache, struct rondo_error *error);
 void rondo_plan_destroy(struct rondo_plan *plan);
 
 /* ---- running ----------------------------------------------------------------------------------- */
@@ -118,9 +120,11 @@ void rondo_plan_destroy(struct rondo_plan *plan);
 /* RoPE rows for positions below `positions` exist after this. */
 void rondo_plan_extend_rope(struct rondo_plan *plan, int32_t positions);
 /* Sets the row counts of steps [first, end) for a run of `tokens` and a slice of `logit_rows`. */
-void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens, int32_t logit_rows);
+void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens,
+                         int32_t logit_rows);
 void rondo_step_run(const struct rondo_step *step, struct rondo_device *device);
-int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int32_t tokens, int32_t logit_rows);
+int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int32_t tokens,
+                        int32_t logit_rows);
 
 /* One line for a step, as rondo_context_print_plan gives it. */
 void rondo_step_print(const struct rondo_plan *plan, int32_t step, char *line, size_t size);

@@ -15,7 +15,8 @@ static size_t round_up(size_t size)
     return (size + 255) & ~(size_t)255;
 }
 
-int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int32_t tokens, int32_t logit_rows)
+int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int32_t tokens,
+                        int32_t logit_rows)
 {
     switch (rows) {
     case RONDO_ROWS_TOKENS:
@@ -34,7 +35,9 @@ int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int
 
 static size_t scale_columns(const struct rondo_value *value)
 {
-    return value->dtype == RONDO_F8_E4M3 ? (size_t)((value->columns + RONDO_BLOCK - 1) / RONDO_BLOCK) : 0;
+    return value->dtype == RONDO_F8_E4M3
+               ? (size_t)((value->columns + RONDO_BLOCK - 1) / RONDO_BLOCK)
+               : 0;
 }
 
 /* Where scales begin in a value. */
@@ -56,7 +59,8 @@ static void layout(struct rondo_plan *plan)
     for (int32_t i = 0; i < plan->n_values; i++) {
         struct rondo_value *value = &plan->values[i];
         int64_t rows = rondo_plan_rows(plan, value->rows, plan->limits.tokens, plan->logit_rows);
-        value->size = data_size(plan, value) + round_up((size_t)rows * scale_columns(value) * sizeof(float));
+        value->size =
+            data_size(plan, value) + round_up((size_t)rows * scale_columns(value) * sizeof(float));
         value->offset = 0;
         for (bool moved = true; moved;) {
             moved = false;
@@ -94,7 +98,8 @@ static size_t rope_size(const struct rondo_plan *plan)
 
 uint64_t rondo_plan_bytes(const struct rondo_plan *plan)
 {
-    struct rondo_plan copy = *plan; /* layout writes the values, which any later layout overwrites alike */
+    struct rondo_plan copy =
+        *plan; /* layout writes the values, which any later layout overwrites alike */
     layout(&copy);
     return copy.arena_size + 2 * round_up(rope_size(plan)) +
            round_up(decay_size(plan) * (size_t)linear_layers(plan)) +
@@ -114,8 +119,8 @@ static void bind_step(struct rondo_plan *plan, struct rondo_step *step)
             continue;
         }
         struct rondo_tensor tensor = rondo_tensor_2d(
-            (char *)value->data + (size_t)binding->first_column * rondo_dtype_size(value->dtype), value->dtype, 0,
-            binding->columns ? binding->columns : value->columns, value->name);
+            (char *)value->data + (size_t)binding->first_column * rondo_dtype_size(value->dtype),
+            value->dtype, 0, binding->columns ? binding->columns : value->columns, value->name);
         tensor.row_stride = value->columns;
         if (value->scale) {
             tensor.scale = value->scale;
@@ -141,13 +146,15 @@ static void bind_caches(struct rondo_plan *plan, const struct rondo_cache *cache
         } else if (step->op == RONDO_OP_QKV) {
             step->args.qkv.rope_cos = plan->rope_cos;
             step->args.qkv.rope_sin = plan->rope_sin;
-        } else if (step->op == RONDO_OP_RMSNORM && i >= plan->layer_first[plan->config->num_hidden_layers]) {
+        } else if (step->op == RONDO_OP_RMSNORM &&
+                   i >= plan->layer_first[plan->config->num_hidden_layers]) {
             step->args.rmsnorm.rows = plan->logit_row;
         }
     }
 }
 
-void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens, int32_t logit_rows)
+void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens,
+                         int32_t logit_rows)
 {
     for (int32_t i = first; i < end; i++) {
         struct rondo_step *step = &plan->steps[i];
@@ -155,8 +162,10 @@ void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, in
             const struct rondo_binding *binding = &step->binding[j];
             if (binding->is_pointer)
                 continue;
-            struct rondo_tensor *tensor = (struct rondo_tensor *)((char *)&step->args + binding->field);
-            tensor->shape[0] = rondo_plan_rows(plan, plan->values[binding->value].rows, tokens, logit_rows);
+            struct rondo_tensor *tensor =
+                (struct rondo_tensor *)((char *)&step->args + binding->field);
+            tensor->shape[0] =
+                rondo_plan_rows(plan, plan->values[binding->value].rows, tokens, logit_rows);
         }
         if (step->op == RONDO_OP_RMSNORM)
             step->args.rmsnorm.n_rows = (int32_t)step->args.rmsnorm.out.shape[0];
@@ -209,7 +218,8 @@ void rondo_plan_extend_rope(struct rondo_plan *plan, int32_t positions)
     while (plan->rope_filled < positions) {
         int32_t first = plan->rope_filled, rows = plan->limits.context - first;
         rows = rows < ROPE_ROWS ? rows : ROPE_ROWS;
-        float *cosines = plan->rope_staging, *sines = plan->rope_staging + (size_t)ROPE_ROWS * (size_t)pairs;
+        float *cosines = plan->rope_staging,
+              *sines = plan->rope_staging + (size_t)ROPE_ROWS * (size_t)pairs;
         for (int32_t r = 0; r < rows; r++) {
             for (int32_t j = 0; j < pairs; j++) {
                 double angle = (double)(first + r) * plan->rope_frequency[j];
@@ -217,7 +227,8 @@ void rondo_plan_extend_rope(struct rondo_plan *plan, int32_t positions)
                 sines[(size_t)r * (size_t)pairs + (size_t)j] = (float)(sin(angle) * factor);
             }
         }
-        size_t at = (size_t)first * (size_t)pairs, size = (size_t)rows * (size_t)pairs * sizeof(float);
+        size_t at = (size_t)first * (size_t)pairs,
+               size = (size_t)rows * (size_t)pairs * sizeof(float);
         plan->device->write(plan->device, plan->rope_cos + at, cosines, size);
         plan->device->write(plan->device, plan->rope_sin + at, sines, size);
         plan->rope_filled += rows;
@@ -236,29 +247,33 @@ static int check_steps(struct rondo_plan *plan, struct rondo_error *error)
         int status = rondo_op_check(step->op, &step->args, label, error);
         if (status)
             return status;
-        const char *reason =
-            plan->device->supports ? plan->device->supports(plan->device, step->op, &step->args) : NULL;
+        const char *reason = plan->device->supports
+                                 ? plan->device->supports(plan->device, step->op, &step->args)
+                                 : NULL;
         if (reason)
-            return rondo_fail(error, RONDO_FAILED, "%s: %s can not run on %s: %s", label, rondo_op_name(step->op),
-                              plan->device->description, reason);
+            return rondo_fail(error, RONDO_FAILED, "%s: %s can not run on %s: %s", label,
+                              rondo_op_name(step->op), plan->device->description, reason);
     }
     return RONDO_OK;
 }
 
-int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device, const struct rondo_cache *cache,
-                     struct rondo_error *error)
+int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
+                     const struct rondo_cache *cache, struct rondo_error *error)
 {
     plan->device = device;
     layout(plan);
     plan->arena = device->allocate(device, plan->arena_size);
     plan->logit_row = device->allocate(device, (size_t)plan->logit_rows * sizeof(int32_t));
     if (!plan->arena || !plan->logit_row || make_decays(plan) || make_rope(plan))
-        return rondo_fail(error, RONDO_FAILED, "no device memory left for activations (want %.1f MB)",
+        return rondo_fail(error, RONDO_FAILED,
+                          "no device memory left for activations (want %.1f MB)",
                           (double)rondo_plan_bytes(plan) / 1e6);
     for (int32_t i = 0; i < plan->n_values; i++) {
         struct rondo_value *value = &plan->values[i];
         value->data = plan->arena + value->offset;
-        value->scale = scale_columns(value) ? (float *)(plan->arena + value->offset + data_size(plan, value)) : NULL;
+        value->scale = scale_columns(value)
+                           ? (float *)(plan->arena + value->offset + data_size(plan, value))
+                           : NULL;
     }
     for (int32_t i = 0; i < plan->n_steps; i++)
         bind_step(plan, &plan->steps[i]);
@@ -268,7 +283,8 @@ int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device, const
 
 void rondo_plan_destroy(struct rondo_plan *plan)
 {
-    void *device_memory[] = {plan->arena, plan->logit_row, plan->decay_power, plan->rope_cos, plan->rope_sin};
+    void *device_memory[] = {plan->arena, plan->logit_row, plan->decay_power, plan->rope_cos,
+                             plan->rope_sin};
     for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++) {
         if (device_memory[i])
             plan->device->release(plan->device, device_memory[i]);

@@ -88,11 +88,13 @@ static size_t append(char *line, size_t size, size_t at, const char *text)
     return at + length;
 }
 
-static size_t append_values(const struct rondo_plan *plan, const struct rondo_step *step, bool outputs, char *line,
-                            size_t size, size_t at)
+static size_t append_values(const struct rondo_plan *plan, const struct rondo_step *step,
+                            bool outputs, char *line, size_t size, size_t at)
 {
-    static const char *const rows[] = {
-        [RONDO_ROWS_TOKENS] = "T", [RONDO_ROWS_ROUTED] = "R", [RONDO_ROWS_LOGITS] = "N", [RONDO_ROWS_OFFSETS] = "1"};
+    static const char *const rows[] = {[RONDO_ROWS_TOKENS] = "T",
+                                       [RONDO_ROWS_ROUTED] = "R",
+                                       [RONDO_ROWS_LOGITS] = "N",
+                                       [RONDO_ROWS_OFFSETS] = "1"};
     const char *separator = "";
     for (int32_t i = 0; i < step->n_bindings; i++) {
         const struct rondo_binding *binding = &step->binding[i];
@@ -100,8 +102,9 @@ static size_t append_values(const struct rondo_plan *plan, const struct rondo_st
         if (outputs ? binding->use == RONDO_USE_IN : binding->use != RONDO_USE_IN)
             continue;
         char text[96];
-        snprintf(text, sizeof text, "%s%s%s[%s,%lld] %s", separator, binding->use == RONDO_USE_IN_OUT ? "+=" : "",
-                 value->name, rows[value->rows], (long long)(binding->columns ? binding->columns : value->columns),
+        snprintf(text, sizeof text, "%s%s%s[%s,%lld] %s", separator,
+                 binding->use == RONDO_USE_IN_OUT ? "+=" : "", value->name, rows[value->rows],
+                 (long long)(binding->columns ? binding->columns : value->columns),
                  rondo_dtype_name(value->dtype));
         at = append(line, size, at, text);
         separator = ", ";
@@ -122,9 +125,10 @@ static size_t append_weights(const struct rondo_step *step, char *line, size_t s
     }
     for (int i = 0; i < n; i++) {
         char text[96];
-        snprintf(text, sizeof text, "%s%s[%lld,%lld]%s", i ? " " : "  * ", rondo_dtype_name(weights[i]->dtype),
-                 (long long)weights[i]->shape[0], (long long)weights[i]->shape[1],
-                 !weights[i]->scale             ? ""
+        snprintf(text, sizeof text, "%s%s[%lld,%lld]%s", i ? " " : "  * ",
+                 rondo_dtype_name(weights[i]->dtype), (long long)weights[i]->shape[0],
+                 (long long)weights[i]->shape[1],
+                 !weights[i]->scale            ? ""
                  : weights[i]->scale_rows == 1 ? "/row"
                                                : "/block");
         at = append(line, size, at, text);

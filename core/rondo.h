@@ -78,15 +78,16 @@ enum rondo_dtype {
     RONDO_DTYPE_COUNT
 };
 
-RONDO_API size_t rondo_dtype_size(enum rondo_dtype dtype);      /* bytes of one element */
-RONDO_API const char *rondo_dtype_name(enum rondo_dtype dtype); /* "f32", "bf16", "f16", "f8_e4m3", ... */
+RONDO_API size_t rondo_dtype_size(enum rondo_dtype dtype); /* bytes of one element */
+RONDO_API const char *
+rondo_dtype_name(enum rondo_dtype dtype); /* "f32", "bf16", "f16", "f8_e4m3", ... */
 
 /* Numeric mode of a context. Whatever the mode, the residual stream, norms, RoPE, router, softmax,
  * linear-attention state and logits are computed in f32. */
 enum rondo_mode {
     RONDO_MODE_F32,  /* activations and caches f32 */
     RONDO_MODE_BF16, /* activations between ops and caches bf16 */
-    RONDO_MODE_FP8,  /* as bf16, and inputs of FP8 GEMMs quantised to E4M3 per token and 128 channels */
+    RONDO_MODE_FP8, /* as bf16, and inputs of FP8 GEMMs quantised to E4M3 per token and 128 channels */
 };
 
 RONDO_API const char *rondo_mode_name(enum rondo_mode mode);
@@ -103,9 +104,10 @@ struct rondo_device_info {
 RONDO_API size_t rondo_device_list(struct rondo_device_info *devices, size_t capacity);
 
 struct rondo_device_options {
-    int threads;             /* 0: one per available core */
-    const char *cpu_mask;    /* highest instruction set used: "ref", "avx2", "avx512", "neon"; NULL: best */
-    bool strict;             /* an op that would fall back to another path is an error, not a log line */
+    int threads; /* 0: one per available core */
+    const char
+        *cpu_mask; /* highest instruction set used: "ref", "avx2", "avx512", "neon"; NULL: best */
+    bool strict;   /* an op that would fall back to another path is an error, not a log line */
 };
 
 struct rondo_device;
@@ -160,7 +162,8 @@ struct rondo_config {
     bool tie_word_embeddings;
     struct {
         bool enabled;
-        double factor, beta_fast, beta_slow, attention_factor; /* attention_factor: of cos and sin */
+        double factor, beta_fast, beta_slow,
+            attention_factor; /* attention_factor: of cos and sin */
         int32_t original_max_position_embeddings;
     } yarn;
     int32_t bos_token_id; /* -1: none */
@@ -169,8 +172,8 @@ struct rondo_config {
 };
 
 struct rondo_model_options {
-    int decay_offset;          /* -1: as the file says (0 when it says nothing) */
-    double yarn_factor;        /* 0: as the file says; > 1: extend the context by YaRN */
+    int decay_offset;   /* -1: as the file says (0 when it says nothing) */
+    double yarn_factor; /* 0: as the file says; > 1: extend the context by YaRN */
     rondo_progress_function *progress;
     void *progress_user;
 };
@@ -190,12 +193,14 @@ RONDO_API const char *rondo_model_directory(const struct rondo_model *model);
 /* Identifies the weights: file headers, config and samples of the data. Sessions on disk are bound to it. */
 RONDO_API uint64_t rondo_model_hash(const struct rondo_model *model);
 
-RONDO_API enum rondo_attention rondo_config_attention(const struct rondo_config *config, int32_t layer);
+RONDO_API enum rondo_attention rondo_config_attention(const struct rondo_config *config,
+                                                      int32_t layer);
 RONDO_API enum rondo_ffn rondo_config_ffn(const struct rondo_config *config, int32_t layer);
 
 /* Reads every FP8 weight once and fails at the first NaN code, naming its tensor and place. */
-RONDO_API int rondo_model_check_weights(const struct rondo_model *model, rondo_progress_function *progress,
-                                        void *user, struct rondo_error *error);
+RONDO_API int rondo_model_check_weights(const struct rondo_model *model,
+                                        rondo_progress_function *progress, void *user,
+                                        struct rondo_error *error);
 
 struct rondo_tensor_info {
     const char *name;
@@ -207,7 +212,8 @@ struct rondo_tensor_info {
 };
 
 RONDO_API size_t rondo_model_tensor_count(const struct rondo_model *model);
-RONDO_API void rondo_model_tensor(const struct rondo_model *model, size_t index, struct rondo_tensor_info *info);
+RONDO_API void rondo_model_tensor(const struct rondo_model *model, size_t index,
+                                  struct rondo_tensor_info *info);
 
 /* ---- context: a model on a device, with its caches ------------------------------------------- */
 
@@ -217,8 +223,8 @@ struct rondo_context_options {
     int32_t max_sessions;     /* sessions alive at once; 0: 1 */
     int32_t max_batch_tokens; /* tokens of one run; longer prompts are cut; 0: 512 */
     int32_t max_draft;        /* nodes of a draft tree; 0: 64 */
-    int32_t snapshots;        /* state snapshots for prefix reuse kept per session; -1: none; 0: 2 */
-    int64_t kv_tokens;        /* capacity of the KV pool in tokens; 0: max_context * max_sessions */
+    int32_t snapshots; /* state snapshots for prefix reuse kept per session; -1: none; 0: 2 */
+    int64_t kv_tokens; /* capacity of the KV pool in tokens; 0: max_context * max_sessions */
 };
 
 /* Bytes, as rondo_context_create will allocate them. */
@@ -233,15 +239,17 @@ struct rondo_memory {
 struct rondo_context;
 
 RONDO_API int rondo_context_memory(const struct rondo_model *model, struct rondo_device *device,
-                                   const struct rondo_context_options *options, struct rondo_memory *memory,
-                                   struct rondo_error *error);
+                                   const struct rondo_context_options *options,
+                                   struct rondo_memory *memory, struct rondo_error *error);
 /* Refuses, with both numbers, what does not fit the device. */
-RONDO_API struct rondo_context *rondo_context_create(struct rondo_model *model, struct rondo_device *device,
+RONDO_API struct rondo_context *rondo_context_create(struct rondo_model *model,
+                                                     struct rondo_device *device,
                                                      const struct rondo_context_options *options,
                                                      struct rondo_error *error);
 RONDO_API void rondo_context_destroy(struct rondo_context *context);
 RONDO_API const struct rondo_model *rondo_context_model(const struct rondo_context *context);
-RONDO_API const struct rondo_context_options *rondo_context_settings(const struct rondo_context *context);
+RONDO_API const struct rondo_context_options *
+rondo_context_settings(const struct rondo_context *context);
 
 /* Writes the plan, one step a line, to `print` (called once a line). */
 RONDO_API void rondo_context_print_plan(const struct rondo_context *context,
@@ -254,12 +262,13 @@ struct rondo_step_time {
     double seconds;
 };
 RONDO_API void rondo_context_timing(struct rondo_context *context, bool enable); /* also resets */
-RONDO_API size_t rondo_context_times(const struct rondo_context *context, struct rondo_step_time *times,
-                                     size_t capacity);
+RONDO_API size_t rondo_context_times(const struct rondo_context *context,
+                                     struct rondo_step_time *times, size_t capacity);
 
 /* Bytes of weights and caches that decoding one token at `position` reads and writes, by the plan:
  * each weight once (K routed experts), the linear state and tail, the KV pages up to `position`. */
-RONDO_API uint64_t rondo_context_decode_bytes(const struct rondo_context *context, int64_t position);
+RONDO_API uint64_t rondo_context_decode_bytes(const struct rondo_context *context,
+                                              int64_t position);
 /* Multiply-adds of GEMMs per token, without the logits' and with K routed experts. */
 RONDO_API uint64_t rondo_context_active_macs(const struct rondo_context *context);
 
@@ -267,7 +276,8 @@ RONDO_API uint64_t rondo_context_active_macs(const struct rondo_context *context
 
 struct rondo_session;
 
-RONDO_API struct rondo_session *rondo_session_create(struct rondo_context *context, struct rondo_error *error);
+RONDO_API struct rondo_session *rondo_session_create(struct rondo_context *context,
+                                                     struct rondo_error *error);
 RONDO_API void rondo_session_destroy(struct rondo_session *session);
 
 RONDO_API size_t rondo_session_length(const struct rondo_session *session);
@@ -282,14 +292,14 @@ struct rondo_run_item {
     const int32_t *tokens; /* [n] */
     size_t n;              /* 0 is allowed and does nothing */
     enum rondo_logits logits;
-    float *out;            /* LAST: [V]; ALL: [n, V]; NULL with NONE */
+    float *out; /* LAST: [V]; ALL: [n, V]; NULL with NONE */
 };
 
 /* Appends tokens to several sessions at once, each session at most once. Any mix of prompts, pieces of
  * prompts and single tokens is the same call. The numbers of a session do not depend on the other
  * items, on their order, or on how a prompt is cut. Cuts runs longer than max_batch_tokens itself. */
-RONDO_API int rondo_context_run(struct rondo_context *context, const struct rondo_run_item *items, size_t n_items,
-                                struct rondo_error *error);
+RONDO_API int rondo_context_run(struct rondo_context *context, const struct rondo_run_item *items,
+                                size_t n_items, struct rondo_error *error);
 
 struct rondo_sync_result {
     size_t reused;      /* leading tokens whose caches were kept */
@@ -300,14 +310,16 @@ struct rondo_sync_result {
 /* Makes the session hold exactly tokens[0..n) and gives the logits after the last one. Keeps the longest
  * prefix the caches allow: any cut inside the open chunk or past a snapshot. n >= 1; the last token is
  * always run, so that its logits exist. On failure the session holds a prefix of `tokens`. */
-RONDO_API int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n, float *logits,
-                                 struct rondo_sync_result *result, struct rondo_error *error);
+RONDO_API int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
+                                 float *logits, struct rondo_sync_result *result,
+                                 struct rondo_error *error);
 
 /* Drops tokens past `n`, to the nearest length <= n the caches can go back to; returns that length. */
 RONDO_API size_t rondo_session_truncate(struct rondo_session *session, size_t n);
 
 /* A second session with the same tokens. Full KV pages are shared. NULL when no session is free. */
-RONDO_API struct rondo_session *rondo_session_fork(struct rondo_session *session, struct rondo_error *error);
+RONDO_API struct rondo_session *rondo_session_fork(struct rondo_session *session,
+                                                   struct rondo_error *error);
 
 /* Keeps the state at the last chunk boundary so that a later sync or truncate can return to it. The
  * oldest snapshot gives way when all are in use. Returns the position kept, 0 when there is none. */
@@ -315,8 +327,9 @@ RONDO_API size_t rondo_session_snapshot(struct rondo_session *session);
 
 /* Evaluates a tree of draft tokens on top of the session without changing it: parents[i] < i, or -1 for
  * the session's last token. logits: [n, V]. Replaces the drafts of an earlier call. */
-RONDO_API int rondo_session_draft(struct rondo_session *session, const int32_t *tokens, const int32_t *parents,
-                                  size_t n, float *logits, struct rondo_error *error);
+RONDO_API int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,
+                                  const int32_t *parents, size_t n, float *logits,
+                                  struct rondo_error *error);
 /* Appends a path of the last draft tree: nodes[0] has parent -1, nodes[i+1] has parent nodes[i]. No model
  * evaluation. The other drafts are dropped; n = 0 drops all. */
 RONDO_API int rondo_session_accept(struct rondo_session *session, const int32_t *nodes, size_t n,
@@ -324,17 +337,20 @@ RONDO_API int rondo_session_accept(struct rondo_session *session, const int32_t 
 
 /* Whole session (tokens, KV pages, states, tails, snapshots) to and from a file: versioned, checksummed,
  * bound to the model's hash and to the mode. Written atomically. load replaces what the session held. */
-RONDO_API int rondo_session_save(const struct rondo_session *session, const char *path, struct rondo_error *error);
-RONDO_API int rondo_session_load(struct rondo_session *session, const char *path, struct rondo_error *error);
+RONDO_API int rondo_session_save(const struct rondo_session *session, const char *path,
+                                 struct rondo_error *error);
+RONDO_API int rondo_session_load(struct rondo_session *session, const char *path,
+                                 struct rondo_error *error);
 
 /* ---- sampling ------------------------------------------------------------------------------- */
 
 struct rondo_sampler_options {
-    float temperature;        /* 0: greedy */
-    int32_t top_k;            /* 0: all */
-    float top_p;              /* 1: all */
-    float min_p;              /* 0: all; keeps tokens with p >= min_p * p_max */
-    float repetition_penalty; /* 1: none; logits of seen tokens are divided (> 0) or multiplied (< 0) by it */
+    float temperature; /* 0: greedy */
+    int32_t top_k;     /* 0: all */
+    float top_p;       /* 1: all */
+    float min_p;       /* 0: all; keeps tokens with p >= min_p * p_max */
+    float
+        repetition_penalty; /* 1: none; logits of seen tokens are divided (> 0) or multiplied (< 0) by it */
     int32_t repetition_window; /* how many of the last tokens count as seen; 0: all */
     uint64_t seed;
 };
@@ -343,15 +359,16 @@ RONDO_API void rondo_sampler_defaults(struct rondo_sampler_options *options);
 
 struct rondo_sampler;
 
-RONDO_API struct rondo_sampler *rondo_sampler_create(int32_t vocab_size, const struct rondo_sampler_options *options,
+RONDO_API struct rondo_sampler *rondo_sampler_create(int32_t vocab_size,
+                                                     const struct rondo_sampler_options *options,
                                                      struct rondo_error *error);
 RONDO_API void rondo_sampler_destroy(struct rondo_sampler *sampler);
 
 /* Picks a token. The n-th pick of a seed is the same on every machine for the same logits. `history`
  * [n_history] feeds the repetition penalty. Ties go to the lower id; a NaN logit is never picked.
  * Returns -1 when no logit is a number. */
-RONDO_API int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits, const int32_t *history,
-                                     size_t n_history);
+RONDO_API int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
+                                     const int32_t *history, size_t n_history);
 
 /* log softmax(logits)[token] in double precision, before any sampling option. */
 RONDO_API double rondo_log_probability(const float *logits, int32_t vocab_size, int32_t token);
@@ -361,18 +378,22 @@ RONDO_API double rondo_log_probability(const float *logits, int32_t vocab_size, 
 struct rondo_tokenizer;
 
 /* Reads tokenizer.json (byte-level BPE) of a checkpoint directory. */
-RONDO_API struct rondo_tokenizer *rondo_tokenizer_open(const char *directory, struct rondo_error *error);
+RONDO_API struct rondo_tokenizer *rondo_tokenizer_open(const char *directory,
+                                                       struct rondo_error *error);
 RONDO_API void rondo_tokenizer_close(struct rondo_tokenizer *tokenizer);
 
 /* Ids of a text of `length` bytes. Special tokens in the text are recognised only with `special`.
  * *ids is allocated with malloc. Returns their number, -1 on failure. */
-RONDO_API int64_t rondo_tokenizer_encode(const struct rondo_tokenizer *tokenizer, const char *text, size_t length,
-                                         bool special, int32_t **ids, struct rondo_error *error);
+RONDO_API int64_t rondo_tokenizer_encode(const struct rondo_tokenizer *tokenizer, const char *text,
+                                         size_t length, bool special, int32_t **ids,
+                                         struct rondo_error *error);
 /* The bytes of one token, not terminated; *length 0 for an id that stands for nothing. Special tokens
  * give their text. */
-RONDO_API const char *rondo_tokenizer_piece(const struct rondo_tokenizer *tokenizer, int32_t id, size_t *length);
+RONDO_API const char *rondo_tokenizer_piece(const struct rondo_tokenizer *tokenizer, int32_t id,
+                                            size_t *length);
 RONDO_API bool rondo_tokenizer_is_special(const struct rondo_tokenizer *tokenizer, int32_t id);
-RONDO_API int32_t rondo_tokenizer_find(const struct rondo_tokenizer *tokenizer, const char *piece); /* -1: none */
+RONDO_API int32_t rondo_tokenizer_find(const struct rondo_tokenizer *tokenizer,
+                                       const char *piece); /* -1: none */
 RONDO_API int32_t rondo_tokenizer_size(const struct rondo_tokenizer *tokenizer);
 
 /* Streaming decode: collects bytes and gives them back only in whole UTF-8 sequences. */
@@ -383,10 +404,11 @@ struct rondo_utf8_stream {
 /* Appends `length` bytes; writes what is complete to `out` and returns its length. Capacity of out: length
  * + 4, with `replace` 3 * (length + 4). Bytes that can never become valid UTF-8 come out as U+FFFD only
  * when `replace`, else unchanged. */
-RONDO_API size_t rondo_utf8_stream_push(struct rondo_utf8_stream *stream, const char *bytes, size_t length,
-                                        bool replace, char *out);
+RONDO_API size_t rondo_utf8_stream_push(struct rondo_utf8_stream *stream, const char *bytes,
+                                        size_t length, bool replace, char *out);
 /* Writes what is pending, at most 4 bytes: a sequence that was cut short. */
-RONDO_API size_t rondo_utf8_stream_finish(struct rondo_utf8_stream *stream, bool replace, char *out);
+RONDO_API size_t rondo_utf8_stream_finish(struct rondo_utf8_stream *stream, bool replace,
+                                          char *out);
 
 struct rondo_chat_message {
     const char *role; /* "system", "user", "assistant", "tool" */
@@ -403,13 +425,16 @@ struct rondo_chat_options {
 struct rondo_chat_template;
 
 /* Recognises the template that tokenizer_config.json (or chat_template.jinja) of a directory holds. */
-RONDO_API struct rondo_chat_template *rondo_chat_template_open(const char *directory, struct rondo_error *error);
+RONDO_API struct rondo_chat_template *rondo_chat_template_open(const char *directory,
+                                                               struct rondo_error *error);
 RONDO_API void rondo_chat_template_close(struct rondo_chat_template *chat);
 RONDO_API const char *rondo_chat_template_name(const struct rondo_chat_template *chat);
 /* The prompt as text, malloc'ed. */
 RONDO_API char *rondo_chat_template_render(const struct rondo_chat_template *chat,
-                                           const struct rondo_chat_message *messages, size_t n_messages,
-                                           const struct rondo_chat_options *options, struct rondo_error *error);
+                                           const struct rondo_chat_message *messages,
+                                           size_t n_messages,
+                                           const struct rondo_chat_options *options,
+                                           struct rondo_error *error);
 
 /* ---- comparison of two contexts --------------------------------------------------------------- */
 
@@ -417,24 +442,24 @@ struct rondo_compare_row {
     const char *label; /* step label, "layer" for the hidden state after a layer, or "logits" */
     int32_t layer;     /* -1: not in a layer */
     double max_abs, nmse, cosine;
-    int64_t worst;     /* flat index of the largest difference */
-    double tolerance;  /* NMSE allowed */
+    int64_t worst;    /* flat index of the largest difference */
+    double tolerance; /* NMSE allowed */
     bool within;
 };
 
 enum rondo_compare_kind {
-    RONDO_COMPARE_FREE,    /* both run alone; one row per layer, and one for the logits */
-    RONDO_COMPARE_FORCED,  /* B gets A's input of every layer; one row per layer, and one for the logits */
-    RONDO_COMPARE_STEPS,   /* B gets A's input of every step of layer `layer`; one row per step output */
+    RONDO_COMPARE_FREE, /* both run alone; one row per layer, and one for the logits */
+    RONDO_COMPARE_FORCED, /* B gets A's input of every layer; one row per layer, and one for the logits */
+    RONDO_COMPARE_STEPS, /* B gets A's input of every step of layer `layer`; one row per step output */
 };
 
 /* Runs the same tokens through fresh sessions of two contexts of one model and reports every row to
  * `row`. Returns RONDO_OK within tolerance, RONDO_FAILED with error->status RONDO_OK when a row is out
  * of tolerance, RONDO_FAILED with a message on failure. A NaN is always out of tolerance. */
-RONDO_API int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_t *tokens, size_t n,
-                            enum rondo_compare_kind kind, int32_t layer, double tolerance,
-                            void (*row)(void *user, const struct rondo_compare_row *row), void *user,
-                            struct rondo_error *error);
+RONDO_API int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_t *tokens,
+                            size_t n, enum rondo_compare_kind kind, int32_t layer, double tolerance,
+                            void (*row)(void *user, const struct rondo_compare_row *row),
+                            void *user, struct rondo_error *error);
 
 #ifdef __cplusplus
 }

@@ -16,43 +16,56 @@ struct candidate {
 struct rondo_sampler {
     struct rondo_sampler_options options;
     int32_t vocab_size;
-    uint64_t picks;                /* so far: the n-th pick has the n-th number of the seed */
-    float *logits;                 /* [V] after penalty and temperature */
-    float *probability;            /* [V] unnormalised */
-    struct candidate *candidates;  /* [V] */
-    uint8_t *seen;                 /* [V] */
+    uint64_t picks;               /* so far: the n-th pick has the n-th number of the seed */
+    float *logits;                /* [V] after penalty and temperature */
+    float *probability;           /* [V] unnormalised */
+    struct candidate *candidates; /* [V] */
+    uint8_t *seen;                /* [V] */
 };
 
 void rondo_sampler_defaults(struct rondo_sampler_options *options)
 {
-    *options = (struct rondo_sampler_options){
-        .temperature = 0, .top_k = 0, .top_p = 1, .min_p = 0, .repetition_penalty = 1, .repetition_window = 0, .seed = 0};
+    *options = (struct rondo_sampler_options){.temperature = 0,
+                                              .top_k = 0,
+                                              .top_p = 1,
+                                              .min_p = 0,
+                                              .repetition_penalty = 1,
+                                              .repetition_window = 0,
+                                              .seed = 0};
 }
 
 static int check_options(const struct rondo_sampler_options *o, struct rondo_error *error)
 {
     if (!(o->temperature >= 0 && o->temperature <= 100))
-        return rondo_fail(error, RONDO_USAGE, "temperature: out of range (got %g, want 0 to 100)", o->temperature);
+        return rondo_fail(error, RONDO_USAGE, "temperature: out of range (got %g, want 0 to 100)",
+                          o->temperature);
     if (o->top_k < 0)
-        return rondo_fail(error, RONDO_USAGE, "top_k: out of range (got %d, want 0 or more)", o->top_k);
+        return rondo_fail(error, RONDO_USAGE, "top_k: out of range (got %d, want 0 or more)",
+                          o->top_k);
     if (!(o->top_p > 0 && o->top_p <= 1))
-        return rondo_fail(error, RONDO_USAGE, "top_p: out of range (got %g, want above 0, at most 1)", o->top_p);
+        return rondo_fail(error, RONDO_USAGE,
+                          "top_p: out of range (got %g, want above 0, at most 1)", o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1))
-        return rondo_fail(error, RONDO_USAGE, "min_p: out of range (got %g, want 0 to 1)", o->min_p);
+        return rondo_fail(error, RONDO_USAGE, "min_p: out of range (got %g, want 0 to 1)",
+                          o->min_p);
     if (!(o->repetition_penalty > 0 && o->repetition_penalty <= 100))
-        return rondo_fail(error, RONDO_USAGE, "repetition_penalty: out of range (got %g, want above 0, at most 100)",
+        return rondo_fail(error, RONDO_USAGE,
+                          "repetition_penalty: out of range (got %g, want above 0, at most 100)",
                           o->repetition_penalty);
     if (o->repetition_window < 0)
-        return rondo_fail(error, RONDO_USAGE, "repetition_window: out of range (got %d, want 0 or more)",
+        return rondo_fail(error, RONDO_USAGE,
+                          "repetition_window: out of range (got %d, want 0 or more)",
                           o->repetition_window);
     return RONDO_OK;
 }
 
-struct rondo_sampler *rondo_sampler_create(int32_t vocab_size, const struct rondo_sampler_options *options,
+struct rondo_sampler *rondo_sampler_create(int32_t vocab_size,
+                                           const struct rondo_sampler_options *options,
                                            struct rondo_error *error)
 {
     if (vocab_size < 1) {
-        rondo_fail(error, RONDO_USAGE, "vocab_size: out of range (got %d, want 1 or more)", vocab_size);
+        rondo_fail(error, RONDO_USAGE, "vocab_size: out of range (got %d, want 1 or more)",
+                   vocab_size);
         return NULL;
     }
     if (check_options(options, error))
@@ -67,7 +80,8 @@ struct rondo_sampler *rondo_sampler_create(int32_t vocab_size, const struct rond
         sampler->candidates = calloc(V, sizeof *sampler->candidates);
         sampler->seen = calloc(V, sizeof *sampler->seen);
     }
-    if (!sampler || !sampler->logits || !sampler->probability || !sampler->candidates || !sampler->seen) {
+    if (!sampler || !sampler->logits || !sampler->probability || !sampler->candidates ||
+        !sampler->seen) {
         rondo_sampler_destroy(sampler);
         rondo_fail(error, RONDO_FAILED, "out of memory for sampling over %d tokens", vocab_size);
         return NULL;
@@ -111,7 +125,8 @@ static void penalize(struct rondo_sampler *sampler, const int32_t *history, size
         if (id < 0 || id >= sampler->vocab_size || sampler->seen[id])
             continue;
         sampler->seen[id] = 1;
-        sampler->logits[id] = sampler->logits[id] > 0 ? sampler->logits[id] / penalty : sampler->logits[id] * penalty;
+        sampler->logits[id] =
+            sampler->logits[id] > 0 ? sampler->logits[id] / penalty : sampler->logits[id] * penalty;
     }
     for (size_t i = first; i < n; i++) {
         if (history[i] >= 0 && history[i] < sampler->vocab_size)
@@ -220,8 +235,8 @@ static int32_t pick_candidate(const struct candidate *c, size_t n, double target
     return (int32_t)(uint32_t)c[n - 1].rank;
 }
 
-int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits, const int32_t *history,
-                           size_t n_history)
+int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
+                           const int32_t *history, size_t n_history)
 {
     const struct rondo_sampler_options *o = &sampler->options;
     int32_t V = sampler->vocab_size;

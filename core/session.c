@@ -12,7 +12,8 @@ struct rondo_session *rondo_session_create(struct rondo_context *context, struct
     const struct rondo_context_options *settings = &context->settings;
     int32_t slot = rondo_cache_take_slot(&context->cache);
     if (slot < 0) {
-        rondo_fail(error, RONDO_FAILED, "no session is free (got %d in use, want at most %d); raise max_sessions",
+        rondo_fail(error, RONDO_FAILED,
+                   "no session is free (got %d in use, want at most %d); raise max_sessions",
                    settings->max_sessions, settings->max_sessions);
         return NULL;
     }
@@ -24,7 +25,8 @@ struct rondo_session *rondo_session_create(struct rondo_context *context, struct
         session->page_table = calloc((size_t)context->page_stride, sizeof *session->page_table);
         session->snapshots = calloc((size_t)settings->snapshots + 1, sizeof *session->snapshots);
         session->draft_tokens = calloc((size_t)settings->max_draft, sizeof *session->draft_tokens);
-        session->draft_parents = calloc((size_t)settings->max_draft, sizeof *session->draft_parents);
+        session->draft_parents =
+            calloc((size_t)settings->max_draft, sizeof *session->draft_parents);
     }
     for (int32_t i = 0; session && i < settings->max_sessions; i++) {
         if (!context->sessions[i]) {
@@ -32,13 +34,14 @@ struct rondo_session *rondo_session_create(struct rondo_context *context, struct
             break;
         }
     }
-    if (!session || !session->tokens || !session->page_table || !session->snapshots || !session->draft_tokens ||
-        !session->draft_parents) {
+    if (!session || !session->tokens || !session->page_table || !session->snapshots ||
+        !session->draft_tokens || !session->draft_parents) {
         if (session)
             rondo_session_destroy(session);
         else
             rondo_cache_release_slot(&context->cache, slot);
-        rondo_fail(error, RONDO_FAILED, "out of memory for a session of %d tokens", settings->max_context);
+        rondo_fail(error, RONDO_FAILED, "out of memory for a session of %d tokens",
+                   settings->max_context);
         return NULL;
     }
     return session;
@@ -189,20 +192,22 @@ size_t rondo_session_snapshot(struct rondo_session *session)
         slot = rondo_cache_take_snapshot(cache);
     }
     rondo_cache_copy_state(cache, slot, session->slot);
-    session->snapshots[session->n_snapshots++] = (struct rondo_snapshot){.position = position, .slot = slot};
+    session->snapshots[session->n_snapshots++] =
+        (struct rondo_snapshot){.position = position, .slot = slot};
     return (size_t)position;
 }
 
 /* ---- sync ------------------------------------------------------------------------------------- */
 
-int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n, float *logits,
-                       struct rondo_sync_result *result, struct rondo_error *error)
+int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
+                       float *logits, struct rondo_sync_result *result, struct rondo_error *error)
 {
     struct rondo_context *context = session->context;
     if (n == 0)
         return rondo_fail(error, RONDO_USAGE, "tokens: none given (want at least 1)");
     if (n > (size_t)context->settings.max_context)
-        return rondo_fail(error, RONDO_FAILED, "tokens: more than the context holds (got %zu, want at most %d)", n,
+        return rondo_fail(error, RONDO_FAILED,
+                          "tokens: more than the context holds (got %zu, want at most %d)", n,
                           context->settings.max_context);
     int status = rondo_check_tokens(context, tokens, n, error);
     if (status)
@@ -213,10 +218,11 @@ int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, siz
         common++;
     size_t wanted = common < n ? common : n - 1;
     size_t reused = rondo_session_truncate(session, wanted);
-    const char *reason = reused < wanted      ? "the linear states go back only to the open chunk or a snapshot"
-                         : common == n        ? "the last token is always run"
-                         : common == length   ? "all that the session held is reused"
-                                              : "the tokens differ from here on";
+    const char *reason = reused < wanted
+                             ? "the linear states go back only to the open chunk or a snapshot"
+                         : common == n      ? "the last token is always run"
+                         : common == length ? "all that the session held is reused"
+                                            : "the tokens differ from here on";
     struct rondo_run_item item = {.session = session,
                                   .tokens = tokens + reused,
                                   .n = n - reused,
@@ -229,7 +235,8 @@ int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, siz
     if (n - reused >= RONDO_CHUNK)
         rondo_session_snapshot(session);
     if (result)
-        *result = (struct rondo_sync_result){.reused = reused, .computed = n - reused, .reason = reason};
+        *result =
+            (struct rondo_sync_result){.reused = reused, .computed = n - reused, .reason = reason};
     return RONDO_OK;
 }
 
@@ -253,7 +260,8 @@ struct rondo_session *rondo_session_fork(struct rondo_session *session, struct r
         rondo_cache_copy_tail(cache, fork->slot, session->slot);
     }
     for (int32_t i = 0; i < session->n_snapshots; i++) {
-        struct rondo_snapshot snapshot = {session->snapshots[i].position, rondo_cache_take_snapshot(cache)};
+        struct rondo_snapshot snapshot = {session->snapshots[i].position,
+                                          rondo_cache_take_snapshot(cache)};
         rondo_cache_copy_state(cache, snapshot.slot, session->snapshots[i].slot);
         fork->snapshots[fork->n_snapshots++] = snapshot;
     }

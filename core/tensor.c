@@ -3,8 +3,8 @@
 
 #include "core/dtype.h"
 
-struct rondo_tensor rondo_tensor_2d(void *data, enum rondo_dtype dtype, int64_t rows, int64_t columns,
-                                    const char *name)
+struct rondo_tensor rondo_tensor_2d(void *data, enum rondo_dtype dtype, int64_t rows,
+                                    int64_t columns, const char *name)
 {
     return (struct rondo_tensor){.data = data,
                                  .dtype = dtype,
@@ -39,19 +39,24 @@ int64_t rondo_tensor_columns(const struct rondo_tensor *tensor)
 
 uint64_t rondo_tensor_bytes(const struct rondo_tensor *tensor)
 {
-    uint64_t rows = (uint64_t)rondo_tensor_rows(tensor), columns = (uint64_t)rondo_tensor_columns(tensor);
+    uint64_t rows = (uint64_t)rondo_tensor_rows(tensor),
+             columns = (uint64_t)rondo_tensor_columns(tensor);
     uint64_t bytes = rows * columns * rondo_dtype_size(tensor->dtype);
     if (tensor->scale) {
-        uint64_t block_rows = (uint64_t)tensor->scale_rows, block_columns = (uint64_t)tensor->scale_columns;
-        bytes += 4 * ((rows + block_rows - 1) / block_rows) * ((columns + block_columns - 1) / block_columns);
+        uint64_t block_rows = (uint64_t)tensor->scale_rows,
+                 block_columns = (uint64_t)tensor->scale_columns;
+        bytes += 4 * ((rows + block_rows - 1) / block_rows) *
+                 ((columns + block_columns - 1) / block_columns);
     }
     return bytes;
 }
 
 float rondo_tensor_at(const struct rondo_tensor *tensor, int64_t row, int64_t column)
 {
-    float value = rondo_load(tensor->data, tensor->dtype, (size_t)(row * tensor->row_stride + column));
+    float value =
+        rondo_load(tensor->data, tensor->dtype, (size_t)(row * tensor->row_stride + column));
     if (tensor->scale)
-        value *= tensor->scale[row / tensor->scale_rows * tensor->scale_stride + column / tensor->scale_columns];
+        value *= tensor->scale[row / tensor->scale_rows * tensor->scale_stride +
+                               column / tensor->scale_columns];
     return value;
 }

@@ -14,20 +14,21 @@
  *                    scale_block {1, K}  (scale_rows 1, scale_columns >= K): scale [N]
  *   activations [T, K]: scale_block {1,128}: scale [T, ceil(K/128)] */
 struct rondo_tensor {
-    void *data;                /* address in the device's memory */
+    void *data; /* address in the device's memory */
     enum rondo_dtype dtype;
-    int32_t n_dims;            /* 1 to 4 */
-    int64_t shape[4];          /* outermost first; unused ones are 1 */
-    int64_t row_stride;        /* elements from one row of the last dimension to the next */
-    const float *scale;        /* NULL when not quantised */
-    int64_t scale_stride;      /* elements from one row of scales to the next */
+    int32_t n_dims;                    /* 1 to 4 */
+    int64_t shape[4];                  /* outermost first; unused ones are 1 */
+    int64_t row_stride;                /* elements from one row of the last dimension to the next */
+    const float *scale;                /* NULL when not quantised */
+    int64_t scale_stride;              /* elements from one row of scales to the next */
     int32_t scale_rows, scale_columns; /* elements of data under one scale */
-    const char *name;          /* for messages; static or owned by the model */
+    const char *name;                  /* for messages; static or owned by the model */
 };
 
-struct rondo_tensor rondo_tensor_2d(void *data, enum rondo_dtype dtype, int64_t rows, int64_t columns,
+struct rondo_tensor rondo_tensor_2d(void *data, enum rondo_dtype dtype, int64_t rows,
+                                    int64_t columns, const char *name);
+struct rondo_tensor rondo_tensor_1d(void *data, enum rondo_dtype dtype, int64_t n,
                                     const char *name);
-struct rondo_tensor rondo_tensor_1d(void *data, enum rondo_dtype dtype, int64_t n, const char *name);
 
 /* Product of all but the last dimension. */
 int64_t rondo_tensor_rows(const struct rondo_tensor *tensor);
@@ -41,7 +42,8 @@ float rondo_tensor_at(const struct rondo_tensor *tensor, int64_t row, int64_t co
 /* Address of a row's first element. */
 static inline void *rondo_tensor_row(const struct rondo_tensor *tensor, int64_t row)
 {
-    return (char *)tensor->data + (size_t)(row * tensor->row_stride) * rondo_dtype_size(tensor->dtype);
+    return (char *)tensor->data +
+           (size_t)(row * tensor->row_stride) * rondo_dtype_size(tensor->dtype);
 }
 
 #endif

@@ -14,13 +14,13 @@ struct walk {
     int status;
 };
 
-static void emit(struct walk *walk, enum rondo_weight_kind kind, int32_t expert, int64_t rows, int64_t columns,
-                 void *target, const char *format, ...)
+static void emit(struct walk *walk, enum rondo_weight_kind kind, int32_t expert, int64_t rows,
+                 int64_t columns, void *target, const char *format, ...)
 {
     if (walk->status)
         return;
-    struct rondo_weight_entry entry = {.kind = kind, .layer = walk->layer, .expert = expert, .rows = rows,
-                                       .columns = columns};
+    struct rondo_weight_entry entry = {
+        .kind = kind, .layer = walk->layer, .expert = expert, .rows = rows, .columns = columns};
     int length = 0;
     if (walk->layer >= 0)
         length = snprintf(entry.name, sizeof entry.name, "model.layers.%d.", walk->layer);
@@ -41,28 +41,38 @@ static void walk_attention(struct walk *walk, struct rondo_layer_weights *layer)
     int64_t D = c->hidden_size, hd = c->head_dim, H = c->num_attention_heads;
     int64_t Hkv = linear ? H : c->num_key_value_heads, qkv = (H + 2 * Hkv) * hd;
 
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, qkv, D, TARGET(layer, qkv), "attention.query_key_value.weight");
+    emit(walk, RONDO_WEIGHT_PROJECTION, -1, qkv, D, TARGET(layer, qkv),
+         "attention.query_key_value.weight");
     if (c->use_qkv_bias)
-        emit(walk, RONDO_WEIGHT_BIAS, -1, 1, qkv, TARGET(layer, qkv_bias), "attention.query_key_value.bias");
+        emit(walk, RONDO_WEIGHT_BIAS, -1, 1, qkv, TARGET(layer, qkv_bias),
+             "attention.query_key_value.bias");
     if (c->use_qk_norm) {
-        emit(walk, RONDO_WEIGHT_NORM, -1, 1, hd, TARGET(layer, query_norm), "attention.query_layernorm.weight");
-        emit(walk, RONDO_WEIGHT_NORM, -1, 1, hd, TARGET(layer, key_norm), "attention.key_layernorm.weight");
+        emit(walk, RONDO_WEIGHT_NORM, -1, 1, hd, TARGET(layer, query_norm),
+             "attention.query_layernorm.weight");
+        emit(walk, RONDO_WEIGHT_NORM, -1, 1, hd, TARGET(layer, key_norm),
+             "attention.key_layernorm.weight");
     }
     if (linear) {
-        emit(walk, RONDO_WEIGHT_PROJECTION, -1, H * hd, D, TARGET(layer, g_proj), "attention.g_proj.weight");
-        emit(walk, RONDO_WEIGHT_NORM, -1, 1, H * hd, TARGET(layer, g_norm), "attention.g_norm.weight");
+        emit(walk, RONDO_WEIGHT_PROJECTION, -1, H * hd, D, TARGET(layer, g_proj),
+             "attention.g_proj.weight");
+        emit(walk, RONDO_WEIGHT_NORM, -1, 1, H * hd, TARGET(layer, g_norm),
+             "attention.g_norm.weight");
     }
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, D, H * hd, TARGET(layer, dense), "attention.dense.weight");
+    emit(walk, RONDO_WEIGHT_PROJECTION, -1, D, H * hd, TARGET(layer, dense),
+         "attention.dense.weight");
     if (c->use_bias)
         emit(walk, RONDO_WEIGHT_BIAS, -1, 1, D, TARGET(layer, dense_bias), "attention.dense.bias");
 }
 
-static void walk_ffn(struct walk *walk, int64_t width, struct rondo_ffn_weights *ffn, const char *prefix)
+static void walk_ffn(struct walk *walk, int64_t width, struct rondo_ffn_weights *ffn,
+                     const char *prefix)
 {
     int64_t D = walk->config->hidden_size;
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, width, D, TARGET(ffn, gate), "%s.gate_proj.weight", prefix);
+    emit(walk, RONDO_WEIGHT_PROJECTION, -1, width, D, TARGET(ffn, gate), "%s.gate_proj.weight",
+         prefix);
     emit(walk, RONDO_WEIGHT_PROJECTION, -1, width, D, TARGET(ffn, up), "%s.up_proj.weight", prefix);
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, D, width, TARGET(ffn, down), "%s.down_proj.weight", prefix);
+    emit(walk, RONDO_WEIGHT_PROJECTION, -1, D, width, TARGET(ffn, down), "%s.down_proj.weight",
+         prefix);
 }
 
 static void walk_moe(struct walk *walk, struct rondo_layer_weights *layer)
@@ -70,7 +80,8 @@ static void walk_moe(struct walk *walk, struct rondo_layer_weights *layer)
     const struct rondo_config *c = walk->config;
     int64_t D = c->hidden_size, width = c->moe_intermediate_size;
 
-    emit(walk, RONDO_WEIGHT_ROUTER, -1, c->num_experts, D, TARGET(layer, router), "mlp.gate.weight");
+    emit(walk, RONDO_WEIGHT_ROUTER, -1, c->num_experts, D, TARGET(layer, router),
+         "mlp.gate.weight");
     if (c->use_expert_bias)
         emit(walk, RONDO_WEIGHT_EXPERT_BIAS, -1, 1, c->num_experts, TARGET(layer, expert_bias),
              "mlp.gate.expert_bias");
@@ -83,7 +94,8 @@ static void walk_moe(struct walk *walk, struct rondo_layer_weights *layer)
              "mlp.experts.%d.down_proj.weight", e);
     }
     if (c->shared_intermediate_size > 0)
-        walk_ffn(walk, c->shared_intermediate_size, layer ? &layer->shared : NULL, "mlp.shared_experts");
+        walk_ffn(walk, c->shared_intermediate_size, layer ? &layer->shared : NULL,
+                 "mlp.shared_experts");
 }
 
 int rondo_weight_walk(const struct rondo_config *config, struct rondo_weights *weights,
@@ -92,13 +104,16 @@ int rondo_weight_walk(const struct rondo_config *config, struct rondo_weights *w
     struct walk walk = {.config = config, .visit = visit, .user = user, .layer = -1};
     int64_t D = config->hidden_size, V = config->vocab_size;
 
-    emit(&walk, RONDO_WEIGHT_EMBEDDING, -1, V, D, TARGET(weights, embedding), "model.word_embeddings.weight");
+    emit(&walk, RONDO_WEIGHT_EMBEDDING, -1, V, D, TARGET(weights, embedding),
+         "model.word_embeddings.weight");
     for (int32_t l = 0; l < config->num_hidden_layers; l++) {
         struct rondo_layer_weights *layer = weights ? &weights->layers[l] : NULL;
         walk.layer = l;
-        emit(&walk, RONDO_WEIGHT_NORM, -1, 1, D, TARGET(layer, input_norm), "input_layernorm.weight");
+        emit(&walk, RONDO_WEIGHT_NORM, -1, 1, D, TARGET(layer, input_norm),
+             "input_layernorm.weight");
         walk_attention(&walk, layer);
-        emit(&walk, RONDO_WEIGHT_NORM, -1, 1, D, TARGET(layer, post_norm), "post_attention_layernorm.weight");
+        emit(&walk, RONDO_WEIGHT_NORM, -1, 1, D, TARGET(layer, post_norm),
+             "post_attention_layernorm.weight");
         if (rondo_config_ffn(config, l) == RONDO_FFN_DENSE)
             walk_ffn(&walk, config->intermediate_size, layer ? &layer->mlp : NULL, "mlp");
         else

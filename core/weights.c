@@ -33,7 +33,8 @@ const struct rondo_file_tensor *rondo_model_find(const struct rondo_model *model
     if (found || !part)
         return found;
     char alias[160];
-    snprintf(alias, sizeof alias, "%.*s.self_attn.%s", (int)(part - name), name, part + strlen(".attention."));
+    snprintf(alias, sizeof alias, "%.*s.self_attn.%s", (int)(part - name), name,
+             part + strlen(".attention."));
     return find_exact(model, alias);
 }
 
@@ -58,7 +59,8 @@ static bool is_floating(enum rondo_dtype dtype)
     return dtype == RONDO_F32 || dtype == RONDO_BF16 || dtype == RONDO_F16;
 }
 
-static bool has_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns, bool vector)
+static bool has_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns,
+                      bool vector)
 {
     int64_t count = 1;
     for (int i = 0; i < info->n_dims; i++)
@@ -75,22 +77,25 @@ static void print_shape(const struct rondo_tensor_info *info, char *text, size_t
     size_t at = 0;
     at += (size_t)snprintf(text, size, "[");
     for (int i = 0; i < info->n_dims && at < size; i++)
-        at += (size_t)snprintf(text + at, size - at, i ? ", %lld" : "%lld", (long long)info->shape[i]);
+        at += (size_t)snprintf(text + at, size - at, i ? ", %lld" : "%lld",
+                               (long long)info->shape[i]);
     if (at < size)
         snprintf(text + at, size - at, "]");
 }
 
-static int fail_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns, struct rondo_error *error)
+static int fail_shape(const struct rondo_tensor_info *info, int64_t rows, int64_t columns,
+                      struct rondo_error *error)
 {
     char got[96];
     print_shape(info, got, sizeof got);
-    return rondo_fail(error, RONDO_FAILED, "%s: %s: shape does not fit config.json (got %s, want [%lld, %lld])",
+    return rondo_fail(error, RONDO_FAILED,
+                      "%s: %s: shape does not fit config.json (got %s, want [%lld, %lld])",
                       info->file, info->name, got, (long long)rows, (long long)columns);
 }
 
 /* Finds the scales of an FP8 weight: NAME_scale_inv of blocks, or NAME_scale of rows. */
-static int find_scale(const struct rondo_model *model, const struct rondo_weight_entry *entry, struct source *source,
-                      struct rondo_error *error)
+static int find_scale(const struct rondo_model *model, const struct rondo_weight_entry *entry,
+                      struct source *source, struct rondo_error *error)
 {
     const struct rondo_tensor_info *info = &source->data->info;
     char name[160];
@@ -107,19 +112,21 @@ static int find_scale(const struct rondo_model *model, const struct rondo_weight
     }
     if (!source->scale)
         return rondo_fail(error, RONDO_FAILED,
-                          "%s: %s: FP8 tensor without scales (want %s_scale_inv of 128x128 blocks or %s_scale of rows)",
+                          "%s: %s: FP8 tensor without scales (want %s_scale_inv of 128x128 blocks "
+                          "or %s_scale of rows)",
                           info->file, info->name, info->name, info->name);
     if (!is_floating(source->scale->info.dtype))
         return rondo_fail(error, RONDO_FAILED, "%s: %s: scales of dtype %s (want f32, bf16 or f16)",
-                          source->scale->info.file, name, rondo_dtype_name(source->scale->info.dtype));
+                          source->scale->info.file, name,
+                          rondo_dtype_name(source->scale->info.dtype));
     if (!has_shape(&source->scale->info, rows, columns, source->per_row))
         return fail_shape(&source->scale->info, rows, columns, error);
     return RONDO_OK;
 }
 
 /* source->data is NULL when the model has no such tensor. */
-static int find_source(const struct rondo_model *model, const struct rondo_weight_entry *entry, struct source *source,
-                       struct rondo_error *error)
+static int find_source(const struct rondo_model *model, const struct rondo_weight_entry *entry,
+                       struct source *source, struct rondo_error *error)
 {
     *source = (struct source){.data = rondo_model_find(model, entry->name)};
     if (!source->data)
@@ -132,11 +139,12 @@ static int find_source(const struct rondo_model *model, const struct rondo_weigh
         entry->kind != RONDO_WEIGHT_EMBEDDING)
         return find_scale(model, entry, source, error);
     if (!is_floating(info->dtype))
-        return rondo_fail(error, RONDO_FAILED, "%s: %s: dtype %s is not supported here (want f32, bf16%s)", info->file,
-                          info->name, rondo_dtype_name(info->dtype),
-                          vector || entry->kind == RONDO_WEIGHT_ROUTER || entry->kind == RONDO_WEIGHT_EMBEDDING
-                              ? " or f16"
-                              : ", f16 or f8_e4m3");
+        return rondo_fail(
+            error, RONDO_FAILED, "%s: %s: dtype %s is not supported here (want f32, bf16%s)",
+            info->file, info->name, rondo_dtype_name(info->dtype),
+            vector || entry->kind == RONDO_WEIGHT_ROUTER || entry->kind == RONDO_WEIGHT_EMBEDDING
+                ? " or f16"
+                : ", f16 or f8_e4m3");
     return RONDO_OK;
 }
 
@@ -158,7 +166,8 @@ static int expert_part(const char *name)
 }
 
 /* The experts of a layer run as one grouped product: one dtype and one kind of scales for each part. */
-static int check_expert(struct check *check, const struct rondo_weight_entry *entry, const struct source *source)
+static int check_expert(struct check *check, const struct rondo_weight_entry *entry,
+                        const struct source *source)
 {
     int part = expert_part(entry->name);
     enum rondo_dtype dtype = source->data->info.dtype;
@@ -167,10 +176,12 @@ static int check_expert(struct check *check, const struct rondo_weight_entry *en
         check->expert_rows[part] = source->per_row;
     } else if (dtype != check->expert_dtype[part] || source->per_row != check->expert_rows[part]) {
         return rondo_fail(check->error, RONDO_FAILED,
-                          "%s: %s: differs from expert 0 of its layer (got %s%s, want %s%s); the experts of a layer "
+                          "%s: %s: differs from expert 0 of its layer (got %s%s, want %s%s); the "
+                          "experts of a layer "
                           "must be stored alike",
                           source->data->info.file, entry->name, rondo_dtype_name(dtype),
-                          source->per_row ? " with row scales" : "", rondo_dtype_name(check->expert_dtype[part]),
+                          source->per_row ? " with row scales" : "",
+                          rondo_dtype_name(check->expert_dtype[part]),
                           check->expert_rows[part] ? " with row scales" : "");
     }
     return RONDO_OK;
@@ -185,8 +196,9 @@ static int check_one(void *user, const struct rondo_weight_entry *entry, void *t
         return status;
     if (!source.data) {
         if (check->length + strlen(entry->name) + 3 < sizeof check->missing)
-            check->length += (size_t)snprintf(check->missing + check->length, sizeof check->missing - check->length,
-                                              "%s%s", check->n_missing ? ", " : "", entry->name);
+            check->length += (size_t)snprintf(check->missing + check->length,
+                                              sizeof check->missing - check->length, "%s%s",
+                                              check->n_missing ? ", " : "", entry->name);
         check->n_missing++;
         return RONDO_OK;
     }
@@ -212,7 +224,8 @@ static void log_extras(const struct rondo_model *model, const bool *used)
         if (used[i] || is_known_extra(name))
             continue;
         if (length + strlen(name) + 3 < sizeof names)
-            length += (size_t)snprintf(names + length, sizeof names - length, "%s%s", count ? ", " : "", name);
+            length += (size_t)snprintf(names + length, sizeof names - length, "%s%s",
+                                       count ? ", " : "", name);
         count++;
     }
     if (count)
@@ -226,16 +239,17 @@ int rondo_weights_check(const struct rondo_model *model, struct rondo_error *err
     bool *used = calloc(model->n_tensors ? model->n_tensors : 1, 1);
     int status = RONDO_OK;
     if (!check || !used) {
-        status = rondo_fail(error, RONDO_FAILED, "%s: out of memory for %zu tensors", model->directory,
-                            model->n_tensors);
+        status = rondo_fail(error, RONDO_FAILED, "%s: out of memory for %zu tensors",
+                            model->directory, model->n_tensors);
     } else {
         check->model = model;
         check->error = error;
         check->used = used;
         status = rondo_weight_walk(&model->config, NULL, check_one, check);
         if (!status && check->n_missing)
-            status = rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s", model->directory,
-                                check->n_missing, check->n_missing == 1 ? " is" : "s are", check->missing,
+            status = rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s",
+                                model->directory, check->n_missing,
+                                check->n_missing == 1 ? " is" : "s are", check->missing,
                                 check->length + 115 > sizeof check->missing ? " ..." : "");
         if (!status)
             log_extras(model, used);
@@ -269,8 +283,8 @@ static void *take(struct load *load, size_t size, const char *name)
         weights->buffers = buffers;
     void *memory = buffers ? weights->device->allocate(weights->device, size) : NULL;
     if (!memory) {
-        rondo_fail(load->error, RONDO_FAILED, "%s: no device memory left for %s (%zu bytes)", load->model->directory,
-                   name, size);
+        rondo_fail(load->error, RONDO_FAILED, "%s: no device memory left for %s (%zu bytes)",
+                   load->model->directory, name, size);
         return NULL;
     }
     weights->buffers[weights->n_buffers++] = memory;
@@ -279,9 +293,11 @@ static void *take(struct load *load, size_t size, const char *name)
 }
 
 /* A tensor as f32 for the device: in place where that is possible, else a copy. */
-static const float *load_f32(struct load *load, const struct rondo_file_tensor *tensor, int64_t count)
+static const float *load_f32(struct load *load, const struct rondo_file_tensor *tensor,
+                             int64_t count)
 {
-    if (load->in_place && tensor->info.dtype == RONDO_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
+    if (load->in_place && tensor->info.dtype == RONDO_F32 &&
+        (uintptr_t)tensor->data % sizeof(float) == 0)
         return tensor->data;
     if (load->weights && !load->weights->device)
         return tensor->data; /* a view: never read as numbers */
@@ -297,33 +313,37 @@ static const float *load_f32(struct load *load, const struct rondo_file_tensor *
             memcpy(&element, (const char *)tensor->data + (size_t)i * size, size);
             values[i] = rondo_load(&element, tensor->info.dtype, 0);
         }
-        load->weights->device->write(load->weights->device, memory, values, (size_t)count * sizeof(float));
+        load->weights->device->write(load->weights->device, memory, values,
+                                     (size_t)count * sizeof(float));
     }
     free(values);
     return memory;
 }
 
-static int load_matrix(struct load *load, const struct rondo_weight_entry *entry, const struct source *source,
-                       struct rondo_tensor *target)
+static int load_matrix(struct load *load, const struct rondo_weight_entry *entry,
+                       const struct source *source, struct rondo_tensor *target)
 {
     const struct rondo_tensor_info *info = &source->data->info;
-    struct rondo_tensor tensor = rondo_tensor_2d((void *)source->data->data, info->dtype, entry->rows, entry->columns,
-                                                 info->name);
+    struct rondo_tensor tensor = rondo_tensor_2d((void *)source->data->data, info->dtype,
+                                                 entry->rows, entry->columns, info->name);
     if (!load->in_place) {
         load->device_bytes += round_up(info->size);
         if (load->weights) {
             tensor.data = take(load, info->size, info->name);
             if (!tensor.data)
                 return RONDO_FAILED;
-            load->weights->device->write(load->weights->device, tensor.data, source->data->data, info->size);
+            load->weights->device->write(load->weights->device, tensor.data, source->data->data,
+                                         info->size);
         }
     }
     if (source->scale) {
         tensor.scale_rows = source->per_row ? 1 : RONDO_BLOCK;
         tensor.scale_columns = source->per_row ? (int32_t)entry->columns : RONDO_BLOCK;
-        tensor.scale_stride = source->per_row ? 1 : (entry->columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
-        int64_t n_scales = source->per_row ? entry->rows
-                                           : (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK * tensor.scale_stride;
+        tensor.scale_stride =
+            source->per_row ? 1 : (entry->columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
+        int64_t n_scales =
+            source->per_row ? entry->rows
+                            : (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK * tensor.scale_stride;
         tensor.scale = load_f32(load, source->scale, n_scales);
         if (load->weights && !tensor.scale)
             return RONDO_FAILED;
@@ -343,7 +363,8 @@ static int load_one(void *user, const struct rondo_weight_entry *entry, void *ta
     if (status)
         return status;
     if (!source.data)
-        return rondo_fail(load->error, RONDO_FAILED, "%s: tensor %s is missing", load->model->directory, entry->name);
+        return rondo_fail(load->error, RONDO_FAILED, "%s: tensor %s is missing",
+                          load->model->directory, entry->name);
     if (!rondo_weight_is_vector(entry->kind))
         return load_matrix(load, entry, &source, target);
     const float *values = load_f32(load, source.data, entry->columns);
@@ -361,8 +382,8 @@ uint64_t rondo_weights_device_bytes(const struct rondo_model *model, bool in_pla
     return load.device_bytes;
 }
 
-int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model, struct rondo_device *device,
-                       struct rondo_error *error)
+int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model,
+                       struct rondo_device *device, struct rondo_error *error)
 {
     const struct rondo_config *config = &model->config;
     size_t L = (size_t)config->num_hidden_layers, E = (size_t)config->num_experts;
@@ -371,7 +392,8 @@ int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *
     weights->expert_tensors = calloc(L * 3 * E + 1, sizeof *weights->expert_tensors);
     if (!weights->layers || !weights->expert_tensors) {
         rondo_weights_unload(weights);
-        return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the weight table", model->directory);
+        return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the weight table",
+                          model->directory);
     }
     for (size_t l = 0; l < L; l++) {
         weights->layers[l].expert_gate = weights->expert_tensors + (l * 3 + 0) * E;

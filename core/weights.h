@@ -8,12 +8,12 @@
 
 /* What a weight is, which decides how it is loaded and what may be quantised. */
 enum rondo_weight_kind {
-    RONDO_WEIGHT_EMBEDDING,   /* [V, D] */
-    RONDO_WEIGHT_LM_HEAD,     /* [V, D]; absent when tied */
-    RONDO_WEIGHT_PROJECTION,  /* [N, K] of attention and dense, shared and routed feed-forward layers */
-    RONDO_WEIGHT_ROUTER,      /* [E, D] */
-    RONDO_WEIGHT_NORM,        /* [n] */
-    RONDO_WEIGHT_BIAS,        /* [n] */
+    RONDO_WEIGHT_EMBEDDING, /* [V, D] */
+    RONDO_WEIGHT_LM_HEAD,   /* [V, D]; absent when tied */
+    RONDO_WEIGHT_PROJECTION, /* [N, K] of attention and dense, shared and routed feed-forward layers */
+    RONDO_WEIGHT_ROUTER,     /* [E, D] */
+    RONDO_WEIGHT_NORM,       /* [n] */
+    RONDO_WEIGHT_BIAS,       /* [n] */
     RONDO_WEIGHT_EXPERT_BIAS, /* [E] */
 };
 
@@ -26,8 +26,8 @@ static inline bool rondo_weight_is_vector(enum rondo_weight_kind kind)
 struct rondo_weight_entry {
     char name[112];
     enum rondo_weight_kind kind;
-    int32_t layer;      /* -1: not in a layer */
-    int32_t expert;     /* -1: not of a routed expert */
+    int32_t layer;         /* -1: not in a layer */
+    int32_t expert;        /* -1: not of a routed expert */
     int64_t rows, columns; /* [rows, columns]; vectors: [columns], rows 1 */
 };
 
@@ -46,15 +46,15 @@ struct rondo_ffn_weights {
 
 /* Vectors are f32 whatever the file has. What a layer does not have is NULL, or has data NULL. */
 struct rondo_layer_weights {
-    const float *input_norm, *post_norm;     /* [D] */
-    struct rondo_tensor qkv, dense, g_proj;  /* [(H + 2 Hkv) hd, D], [D, H hd], [H hd, D] */
-    const float *qkv_bias, *dense_bias;      /* [(H + 2 Hkv) hd], [D] */
-    const float *query_norm, *key_norm;      /* [hd] */
-    const float *g_norm;                     /* [H hd] */
-    struct rondo_ffn_weights mlp;            /* dense layers */
-    struct rondo_ffn_weights shared;         /* moe layers */
-    struct rondo_tensor router;              /* [E, D] */
-    const float *expert_bias;                /* [E] */
+    const float *input_norm, *post_norm;    /* [D] */
+    struct rondo_tensor qkv, dense, g_proj; /* [(H + 2 Hkv) hd, D], [D, H hd], [H hd, D] */
+    const float *qkv_bias, *dense_bias;     /* [(H + 2 Hkv) hd], [D] */
+    const float *query_norm, *key_norm;     /* [hd] */
+    const float *g_norm;                    /* [H hd] */
+    struct rondo_ffn_weights mlp;           /* dense layers */
+    struct rondo_ffn_weights shared;        /* moe layers */
+    struct rondo_tensor router;             /* [E, D] */
+    const float *expert_bias;               /* [E] */
     struct rondo_tensor *expert_gate, *expert_up, *expert_down; /* [E] tensors each */
 };
 
@@ -63,8 +63,9 @@ struct rondo_weights {
     const float *norm;                      /* [D] */
     struct rondo_layer_weights *layers;     /* [L] */
     int32_t n_layers;
-    struct rondo_tensor *expert_tensors;    /* [L, 3, E], what the layers' expert pointers point into */
-    void **buffers;                         /* [n_buffers] device memory owned here */
+    struct rondo_tensor
+        *expert_tensors; /* [L, 3, E], what the layers' expert pointers point into */
+    void **buffers;      /* [n_buffers] device memory owned here */
     size_t n_buffers;
     uint64_t bytes;       /* of all tensors and scales in use, once each */
     uint64_t owned_bytes; /* of device memory taken */
@@ -77,8 +78,8 @@ uint64_t rondo_weights_device_bytes(const struct rondo_model *model, bool in_pla
 
 /* Uses a checked model's tensors in place where the device can, else copies them. With device NULL the result
  * is a view for sizes and dtypes only: its vectors and scales stand as the files have them. */
-int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model, struct rondo_device *device,
-                       struct rondo_error *error);
+int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model,
+                       struct rondo_device *device, struct rondo_error *error);
 void rondo_weights_unload(struct rondo_weights *weights);
 
 #endif

@@ -74,10 +74,11 @@ static int get(struct stream *stream, void *bytes, size_t size)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return rondo_fail(stream->error, RONDO_FAILED, "%s: can not be read: %s", stream->path, strerror(errno));
+            return rondo_fail(stream->error, RONDO_FAILED, "%s: can not be read: %s", stream->path,
+                              strerror(errno));
         if (n == 0)
-            return rondo_fail(stream->error, RONDO_FAILED, "%s: ends too early (got %llu bytes)", stream->path,
-                              (unsigned long long)(stream->offset + done));
+            return rondo_fail(stream->error, RONDO_FAILED, "%s: ends too early (got %llu bytes)",
+                              stream->path, (unsigned long long)(stream->offset + done));
         done += (size_t)n;
     }
     stream->checksum = add_checksum(stream->checksum, bytes, size);
@@ -88,9 +89,11 @@ static int get(struct stream *stream, void *bytes, size_t size)
 /* ---- what a session's caches are made of ------------------------------------------------------- */
 
 /* Called for each piece of device memory, in the order of the file. */
-typedef int piece_function(struct stream *stream, struct rondo_device *device, void *memory, size_t size);
+typedef int piece_function(struct stream *stream, struct rondo_device *device, void *memory,
+                           size_t size);
 
-static int write_piece(struct stream *stream, struct rondo_device *device, void *memory, size_t size)
+static int write_piece(struct stream *stream, struct rondo_device *device, void *memory,
+                       size_t size)
 {
     for (size_t done = 0; done < size;) {
         size_t n = size - done < BUFFER_SIZE ? size - done : BUFFER_SIZE;
@@ -125,8 +128,9 @@ static void *at_slot(void *base, size_t size, int32_t slot)
 
 /* Pieces of `session`; of none in particular when it is NULL: sizes and order only. `snapshot_slots` has -1
  * where a snapshot has no place. */
-static int walk_caches(struct rondo_context *context, struct rondo_session *session, const int32_t *snapshot_slots,
-                       int32_t n_snapshots, int32_t n_pages, struct stream *stream, piece_function *piece)
+static int walk_caches(struct rondo_context *context, struct rondo_session *session,
+                       const int32_t *snapshot_slots, int32_t n_snapshots, int32_t n_pages,
+                       struct stream *stream, piece_function *piece)
 {
     struct rondo_cache *cache = &context->cache;
     struct rondo_device *device = context->device;
@@ -141,11 +145,14 @@ static int walk_caches(struct rondo_context *context, struct rondo_session *sess
             void *bases[3] = {linear->state, linear->tail_k, linear->tail_v};
             for (int i = 0; i < 3 && !status; i++) {
                 size_t size = i ? tail : state;
-                status = piece(stream, device, session ? at_slot(bases[i], size, slot) : NULL, size);
+                status =
+                    piece(stream, device, session ? at_slot(bases[i], size, slot) : NULL, size);
             }
             for (int32_t i = 0; i < n_snapshots && !status; i++) {
                 bool kept = session && snapshot_slots[i] >= 0;
-                status = piece(stream, device, kept ? at_slot(linear->state, state, snapshot_slots[i]) : NULL, state);
+                status =
+                    piece(stream, device,
+                          kept ? at_slot(linear->state, state, snapshot_slots[i]) : NULL, state);
             }
         } else {
             void *bases[2] = {kv->k, kv->v};
@@ -165,7 +172,8 @@ static int32_t pages_of(const struct rondo_cache *cache, int32_t length)
     return cache->n_softmax ? (length + RONDO_CHUNK - 1) / RONDO_CHUNK : 0;
 }
 
-static struct header make_header(const struct rondo_context *context, int32_t length, int32_t n_snapshots)
+static struct header make_header(const struct rondo_context *context, int32_t length,
+                                 int32_t n_snapshots)
 {
     const struct rondo_cache *cache = &context->cache;
     const struct rondo_config *config = &context->model->config;
@@ -188,7 +196,8 @@ static struct header make_header(const struct rondo_context *context, int32_t le
                       2 * rondo_cache_slot_tail_bytes(cache);
     uint64_t softmax = 2 * rondo_cache_page_bytes(cache) * (uint64_t)pages_of(cache, length);
     header.size = sizeof header + ((uint64_t)length + (uint64_t)n_snapshots) * sizeof(int32_t) +
-                  (uint64_t)cache->n_linear * linear + (uint64_t)cache->n_softmax * softmax + sizeof(uint64_t);
+                  (uint64_t)cache->n_linear * linear + (uint64_t)cache->n_softmax * softmax +
+                  sizeof(uint64_t);
     return header;
 }
 
@@ -198,7 +207,8 @@ static int write_session(struct stream *stream, struct rondo_session *session)
 {
     int32_t n = session->n_snapshots;
     struct header header = make_header(session->context, session->length, n);
-    int32_t *positions = calloc((size_t)n + 1, sizeof *positions), *slots = calloc((size_t)n + 1, sizeof *slots);
+    int32_t *positions = calloc((size_t)n + 1, sizeof *positions),
+            *slots = calloc((size_t)n + 1, sizeof *slots);
     int status = RONDO_OK;
     if (!positions || !slots)
         status = rondo_fail(stream->error, RONDO_FAILED, "%s: out of memory", stream->path);
@@ -210,7 +220,8 @@ static int write_session(struct stream *stream, struct rondo_session *session)
         !(status = put(stream, &header, sizeof header)) &&
         !(status = put(stream, session->tokens, (size_t)session->length * sizeof(int32_t))) &&
         !(status = put(stream, positions, (size_t)n * sizeof(int32_t))) &&
-        !(status = walk_caches(session->context, session, slots, n, session->n_pages, stream, write_piece))) {
+        !(status = walk_caches(session->context, session, slots, n, session->n_pages, stream,
+                               write_piece))) {
         uint64_t checksum = stream->checksum;
         status = put(stream, &checksum, sizeof checksum);
     }
@@ -219,7 +230,8 @@ static int write_session(struct stream *stream, struct rondo_session *session)
     return status;
 }
 
-int rondo_session_save(const struct rondo_session *session, const char *path, struct rondo_error *error)
+int rondo_session_save(const struct rondo_session *session, const char *path,
+                       struct rondo_error *error)
 {
     struct stream stream = {.path = path, .fd = -1, .error = error, .buffer = malloc(BUFFER_SIZE)};
     if (!stream.buffer)
@@ -239,38 +251,46 @@ int rondo_session_save(const struct rondo_session *session, const char *path, st
 
 /* ---- load ------------------------------------------------------------------------------------- */
 
-static int check_header(const struct header *got, const struct rondo_context *context, uint64_t file_size,
-                        const char *path, struct rondo_error *error)
+static int check_header(const struct header *got, const struct rondo_context *context,
+                        uint64_t file_size, const char *path, struct rondo_error *error)
 {
     if (memcmp(got->magic, MAGIC, sizeof got->magic) != 0)
         return rondo_fail(error, RONDO_FAILED, "%s: not a session file of rondo", path);
     if (got->version != VERSION)
-        return rondo_fail(error, RONDO_FAILED, "%s: version: not supported (got %u, want %u)", path, got->version,
-                          VERSION);
+        return rondo_fail(error, RONDO_FAILED, "%s: version: not supported (got %u, want %u)", path,
+                          got->version, VERSION);
     struct header want = make_header(context, 0, 0);
     if (got->model_hash != want.model_hash)
-        return rondo_fail(error, RONDO_FAILED, "%s: made with another model (got %016llx, want %016llx)", path,
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: made with another model (got %016llx, want %016llx)", path,
                           (unsigned long long)got->model_hash, (unsigned long long)want.model_hash);
     if (got->mode != want.mode)
-        return rondo_fail(error, RONDO_FAILED, "%s: mode: made with another one (got %s, want %s)", path,
-                          got->mode <= RONDO_MODE_FP8 ? rondo_mode_name((enum rondo_mode)got->mode) : "unknown",
-                          rondo_mode_name((enum rondo_mode)want.mode));
+        return rondo_fail(
+            error, RONDO_FAILED, "%s: mode: made with another one (got %s, want %s)", path,
+            got->mode <= RONDO_MODE_FP8 ? rondo_mode_name((enum rondo_mode)got->mode) : "unknown",
+            rondo_mode_name((enum rondo_mode)want.mode));
     if (got->decay_offset != want.decay_offset || got->yarn_factor != want.yarn_factor)
-        return rondo_fail(error, RONDO_FAILED,
-                          "%s: made with another decay offset or YaRN factor (got %d and %g, want %d and %g)", path,
-                          got->decay_offset, got->yarn_factor, want.decay_offset, want.yarn_factor);
-    if (got->n_layers != want.n_layers || got->heads != want.heads || got->kv_heads != want.kv_heads ||
-        got->head_dim != want.head_dim || got->chunk != want.chunk)
-        return rondo_fail(error, RONDO_FAILED, "%s: shapes of the caches differ from the model's", path);
+        return rondo_fail(
+            error, RONDO_FAILED,
+            "%s: made with another decay offset or YaRN factor (got %d and %g, want %d and %g)",
+            path, got->decay_offset, got->yarn_factor, want.decay_offset, want.yarn_factor);
+    if (got->n_layers != want.n_layers || got->heads != want.heads ||
+        got->kv_heads != want.kv_heads || got->head_dim != want.head_dim ||
+        got->chunk != want.chunk)
+        return rondo_fail(error, RONDO_FAILED, "%s: shapes of the caches differ from the model's",
+                          path);
     if (got->length < 0 || got->length > context->settings.max_context)
-        return rondo_fail(error, RONDO_FAILED, "%s: longer than the context (got %d tokens, want at most %d)", path,
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: longer than the context (got %d tokens, want at most %d)", path,
                           got->length, context->settings.max_context);
     if (got->n_snapshots < 0 || got->n_snapshots > 4096)
-        return rondo_fail(error, RONDO_FAILED, "%s: snapshots: out of range (got %d, want 0 to 4096)", path,
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: snapshots: out of range (got %d, want 0 to 4096)", path,
                           got->n_snapshots);
     want = make_header(context, got->length, got->n_snapshots);
     if (got->size != want.size || file_size != want.size)
-        return rondo_fail(error, RONDO_FAILED, "%s: wrong size (got %llu bytes, want %llu); the file is damaged", path,
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: wrong size (got %llu bytes, want %llu); the file is damaged", path,
                           (unsigned long long)file_size, (unsigned long long)want.size);
     return RONDO_OK;
 }
@@ -283,11 +303,12 @@ struct front {
     int32_t *slots;     /* [n_snapshots] where they are loaded to, -1: left out */
 };
 
-static int read_front(struct stream *stream, struct front *front, const struct rondo_context *context,
-                      uint64_t file_size)
+static int read_front(struct stream *stream, struct front *front,
+                      const struct rondo_context *context, uint64_t file_size)
 {
     int status = get(stream, &front->header, sizeof front->header);
-    if (status || (status = check_header(&front->header, context, file_size, stream->path, stream->error)))
+    if (status ||
+        (status = check_header(&front->header, context, file_size, stream->path, stream->error)))
         return status;
     size_t length = (size_t)front->header.length, n = (size_t)front->header.n_snapshots;
     front->tokens = calloc(length + 1, sizeof *front->tokens);
@@ -301,8 +322,9 @@ static int read_front(struct stream *stream, struct front *front, const struct r
     for (size_t i = 0; i < n; i++) {
         if (front->positions[i] <= 0 || front->positions[i] > front->header.length ||
             front->positions[i] % RONDO_CHUNK)
-            return rondo_fail(stream->error, RONDO_FAILED, "%s: snapshot %zu: impossible position (got %d)",
-                              stream->path, i, front->positions[i]);
+            return rondo_fail(stream->error, RONDO_FAILED,
+                              "%s: snapshot %zu: impossible position (got %d)", stream->path, i,
+                              front->positions[i]);
     }
     int32_t vocabulary = context->model->config.vocab_size;
     for (size_t i = 0; i < length; i++) {
@@ -314,7 +336,8 @@ static int read_front(struct stream *stream, struct front *front, const struct r
 }
 
 /* Reads everything once without touching the session. */
-static int verify(struct stream *stream, struct front *front, struct rondo_context *context, uint64_t file_size)
+static int verify(struct stream *stream, struct front *front, struct rondo_context *context,
+                  uint64_t file_size)
 {
     int status = read_front(stream, front, context, file_size);
     if (status)
@@ -325,9 +348,10 @@ static int verify(struct stream *stream, struct front *front, struct rondo_conte
     if (status || (status = get(stream, &got, sizeof got)))
         return status;
     if (got != want)
-        return rondo_fail(stream->error, RONDO_FAILED,
-                          "%s: checksum does not match (got %016llx, want %016llx); the file is damaged", stream->path,
-                          (unsigned long long)got, (unsigned long long)want);
+        return rondo_fail(
+            stream->error, RONDO_FAILED,
+            "%s: checksum does not match (got %016llx, want %016llx); the file is damaged",
+            stream->path, (unsigned long long)got, (unsigned long long)want);
     return RONDO_OK;
 }
 
@@ -344,13 +368,16 @@ static int apply(struct stream *stream, struct front *front, struct rondo_sessio
 {
     struct rondo_context *context = session->context;
     int32_t length = front->header.length, n = front->header.n_snapshots;
-    int32_t pages = pages_of(&context->cache, length), room = context->cache.n_free_pages + own_pages(session);
+    int32_t pages = pages_of(&context->cache, length),
+            room = context->cache.n_free_pages + own_pages(session);
     if (pages > room)
-        return rondo_fail(stream->error, RONDO_FAILED, "%s: the KV pool has no room (want %d pages, got %d)",
-                          stream->path, pages, room);
+        return rondo_fail(stream->error, RONDO_FAILED,
+                          "%s: the KV pool has no room (want %d pages, got %d)", stream->path,
+                          pages, room);
     size_t front_size = sizeof(struct header) + ((size_t)length + (size_t)n) * sizeof(int32_t);
     if (lseek(stream->fd, (off_t)front_size, SEEK_SET) < 0)
-        return rondo_fail(stream->error, RONDO_FAILED, "%s: can not be read again: %s", stream->path, strerror(errno));
+        return rondo_fail(stream->error, RONDO_FAILED, "%s: can not be read again: %s",
+                          stream->path, strerror(errno));
 
     session->length = 0;
     rondo_session_trim(session);
@@ -380,7 +407,8 @@ int rondo_session_load(struct rondo_session *session, const char *path, struct r
     stream.fd = open(path, O_RDONLY | O_CLOEXEC);
     int status;
     if (stream.fd < 0 || fstat(stream.fd, &info) < 0)
-        status = rondo_fail(error, RONDO_FAILED, "%s: can not be opened: %s", path, strerror(errno));
+        status =
+            rondo_fail(error, RONDO_FAILED, "%s: can not be opened: %s", path, strerror(errno));
     else if (!S_ISREG(info.st_mode))
         status = rondo_fail(error, RONDO_FAILED, "%s: not a regular file", path);
     else if (!(status = verify(&stream, &front, session->context, (uint64_t)info.st_size)))
