@@ -9,6 +9,8 @@ extern const struct cli_command cli_compare;
 extern const struct cli_command cli_info;
 extern const struct cli_command cli_logits;
 extern const struct cli_command cli_perplexity;
+extern const struct cli_command cli_quantize;
+extern const struct cli_command cli_run;
 extern const struct cli_command cli_synth;
 extern const struct cli_command cli_tokenize;
 

@@ -324,6 +324,17 @@ static int memory_for(const struct info_options *options, const struct cli_engin
     return rondo_context_memory(engine->model, engine->device, &settings, memory, error);
 }
 
+/* The name of the chat template, or why there is none. malloc'ed. */
+static char *template_name(const struct rondo_model *model)
+{
+    struct rondo_error error = {0};
+    struct rondo_chat_template *chat =
+        rondo_chat_template_open(rondo_model_directory(model), &error);
+    char *name = strdup(chat ? rondo_chat_template_name(chat) : error.message);
+    rondo_chat_template_close(chat);
+    return name;
+}
+
 static void print_devices(void)
 {
     char size[24];
@@ -350,6 +361,10 @@ static void print_text(const struct info_options *options, const struct rondo_mo
     object = layers_json(config);
     cJSON_ArrayForEach(value, object) print_value(value);
     cJSON_Delete(object);
+    char *template = template_name(model);
+    printf("\nchat template\n  %s\n", template ? template : "");
+    free(template);
+
     printf("\nweights                tensors          elements        size\n");
     sum_tensors(model, sums);
     for (int d = 0; d < RONDO_DTYPE_COUNT; d++)
@@ -382,6 +397,9 @@ static cJSON *info_json(const struct info_options *options, const struct rondo_m
     cJSON_AddStringToObject(root, "hash", hash);
     cJSON_AddItemToObject(root, "config", config_json(rondo_model_config(model)));
     cJSON_AddItemToObject(root, "layers", layers_json(rondo_model_config(model)));
+    char *template = template_name(model);
+    cJSON_AddStringToObject(root, "chat_template", template ? template : "");
+    free(template);
     object = cJSON_AddObjectToObject(root, "weights");
     sum_tensors(model, sums);
     for (int d = 0; d < RONDO_DTYPE_COUNT; d++) {

@@ -9,8 +9,8 @@
 #include <string.h>
 
 const struct cli_command *const cli_commands[] = {
-    &cli_tokenize, &cli_logits, &cli_perplexity, &cli_compare,
-    &cli_bench,    &cli_info,   &cli_synth,      NULL,
+    &cli_run,   &cli_tokenize, &cli_logits,   &cli_perplexity, &cli_compare,
+    &cli_bench, &cli_info,     &cli_quantize, &cli_synth,      NULL,
 };
 
 const struct cli_command *cli_command_find(const char *name)

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Commands that read and write text, and conversations, on a random model with a tokenizer.
+. "$(dirname "$0")/lib.sh"
+model=$work/model
+"$rondo" synth tiny -o "$model" --seed 3 --quiet || fail "synth"
+cp "$fixtures/tokenizers/flags/tokenizer.json" "$model/"
+cp "$fixtures/tokenizers/demo/tokenizer_config.json" "$model/"
+
+# ---- tokenize: there and back, byte for byte ------------------------------------------------------
+printf 'Hello, w\303\266rld!\n\n  \342\202\254 12345\t\360\237\216\265 "quoted" \001\377\376 end ' >"$work/text"
+expect 0 tokenize -m "$model" --file "$work/text"
+cp "$work/out" "$work/ids"
+grep -q '^\[[0-9,]*\]$' "$work/ids" || fail "tokenize: not a JSON array"
+[ -s "$work/err" ] && fail "tokenize is not quiet"
+expect 0 tokenize -m "$model" --decode --file "$work/ids"
+cmp "$work/text" "$work/out" || fail "tokenize: not the same bytes after the way back"
+"$rondo" tokenize -m "$model" <"$work/text" | cmp - "$work/ids" || fail "tokenize of stdin"
+expect 0 tokenize -m "$model" 'Hello, world'
+"$rondo" tokenize -m "$model" --decode "$(cat "$work/out")" >"$work/back"
+[ "$(cat "$work/back")" = 'Hello, world' ] || fail "tokenize of an argument"
+expect 0 tokenize -m "$model" --pieces 'a "b"'
+prints '\"'
+expect 0 tokenize -m "$model" '<|x|>'
+plain=$(cat "$work/out")
+expect 0 tokenize -m "$model" --special '<|x|>'
+[ "$(cat "$work/out")" = '[500]' ] || fail "--special: $(cat "$work/out")"
+[ "$plain" = '[500]' ] && fail "special tokens are recognised without --special"
+expect 1 tokenize -m "$model" --decode '[1,100000]'
+one_line
+
+# ---- run ------------------------------------------------------------------------------------------
+prompt='Once upon a time'
+printf '%s' "$prompt" >"$work/prompt"
+expect 0 run -m "$model" "$prompt" -n 60
+cp "$work/out" "$work/full"
+expect 0 run -m "$model" --file "$work/prompt" -n 60
+cmp "$work/out" "$work/full" || fail "--file differs from the argument"
+"$rondo" run -m "$model" -n 60 <"$work/prompt" 2>"$work/err" | cmp - "$work/full" || fail "stdin differs"
+"$rondo" run -m "$model" -n 60 - <"$work/prompt" 2>"$work/err" | cmp - "$work/full" || fail "'-' differs"
+expect 1 run -m "$model" -n 1 ''
+says "prompt"
+
+# A stop text ends the output where it would begin.
+full=$(cat "$work/full")
+stop=$(printf '%s' "$full" | tr -cd 'a-zA-Z' | cut -c 12-12)
+[ -n "$stop" ] || fail "no letter to stop at in: $full"
+expect 0 run -m "$model" "$prompt" -n 60 --stop "never$stop" --stop "$stop"
+[ "$(cat "$work/out")" = "${full%%"$stop"*}" ] || fail "--stop $stop: $(cat "$work/out")"
+says "stop text"
+
+expect 0 run -m "$model" "$prompt" -n 5 --logprobs
+[ "$(grep -c '^{"id":[0-9]*,"logprob":-[0-9.]*,"piece":".*"}$' "$work/out")" = 5 ] || fail "--logprobs"
+expect 1 run -m "$model" --ids
+expect 0 perplexity -m "$model" --file "$work/text" --ctx 16 --json --quiet
+prints '"ppl":'
+
+# ---- chat -----------------------------------------------------------------------------------------
+expect 0 run -m "$model" --chat 'Hello' -n 12 --session "$work/s"
+grep -q '"user"' "$work/s.json" || fail "chat: no messages in the session's file"
+expect 0 run -m "$model" --chat 'And again' -n 12 --session "$work/s"
+[ "$(grep -c '"user"' "$work/s.json")" = 2 ] || fail "chat: the second message is not kept"
+grep -q ' (0 reused)' "$work/err" && fail "chat: nothing of the session was used"
+says "reused"
+expect 2 run -m "$model" --chat --ids hello
+
+# A conversation over stdin: commands, and the same answer after /reset and after /load.
+printf '%s\n' 'Hello' '/save '"$work/c" '/reset' 'Hello' '/load '"$work/c" 'And again' '/nonsense' '/help' '/exit' \
+    'never read' >"$work/script"
+"$rondo" run -m "$model" --chat --interactive -n 12 <"$work/script" >"$work/out" 2>"$work/err" ||
+    fail "interactive: exit code $?"
+says "unknown command /nonsense"
+says "/save FILE"
+[ "$(grep -c 'ended by' "$work/err")" = 3 ] || fail "interactive: want three answers"
+printf '%s\n' 'Hello' 'And again' | "$rondo" run -m "$model" --chat -i -n 12 >"$work/two" 2>"$work/err"
+{
+    printf '%s\n' 'Hello' | "$rondo" run -m "$model" --chat -i -n 12 2>"$work/err"
+    cat "$work/two"
+} | cmp - "$work/out" || fail "interactive: /reset or /load changed the answers"
+finish
