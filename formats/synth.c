@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/weights.h"
+#include "formats/byte_tokenizer.h"
 #include "formats/checkpoint.h"
 #include "formats/file.h"
 #include "formats/json.h"
@@ -376,6 +377,8 @@ static int write_all(const struct plan *plan, const char *directory, struct rond
         status = write_shards(plan, directory, error);
     if (!status && plan->n_shards > 1)
         status = write_index(plan, directory, error);
+    if (!status)
+        status = rondo_write_byte_tokenizer(directory, plan->config.vocab_size, error);
     if (!status)
         status = write_text(directory, "config.json",
                             rondo_config_print(&plan->config, torch_dtype, plan->quantization,

@@ -176,6 +176,7 @@ static void test_contents(void)
                        margin);
         expect_moments(model, "model.layers.1.input_layernorm.weight", 1, 0.1, margin);
         expect_moments(model, "model.layers.1.mlp.gate.expert_bias", 0, 0.02, margin);
+        EXPECT(rondo_model_config(model)->n_eos_token_ids > 0, "no end token");
         if (dtype == RONDO_SYNTH_BF16)
             test_routing(model);
         rondo_model_close(model);
@@ -196,6 +197,19 @@ static void test_determinism(void)
     EXPECT(scratch_count(one) > 5, "%d files: not in shards", scratch_count(one));
     EXPECT(scratch_same_directory(one, three), "1 and 3 threads");
     EXPECT(!scratch_same_directory(one, other), "seeds 1 and 2");
+}
+
+static void test_tokenizer(void)
+{
+    struct rondo_error error = {.status = RONDO_OK};
+    struct rondo_tokenizer *tokenizer = rondo_tokenizer_open(scratch_path("bf16"), &error);
+    int32_t *ids = NULL;
+    EXPECT(tokenizer != NULL, "%s", error.message);
+    EXPECT(tokenizer && rondo_tokenizer_encode(tokenizer, "Ab", 2, false, &ids, &error) == 2 &&
+               ids[0] == 'A' && ids[1] == 'b',
+           "%s", error.message);
+    free(ids);
+    rondo_tokenizer_close(tokenizer);
 }
 
 static int stop_halfway(void *user, const char *what, uint64_t done, uint64_t total)
@@ -242,6 +256,7 @@ int main(void)
     scratch_begin();
     test_sizes();
     test_contents();
+    test_tokenizer();
     test_determinism();
     test_refusals();
     scratch_end();
