@@ -42,15 +42,26 @@ says "prompt"
 
 # A stop text ends the output where it would begin.
 full=$(cat "$work/full")
-stop=$(printf '%s' "$full" | tr -cd 'a-zA-Z' | cut -c 12-12)
-[ -n "$stop" ] || fail "no letter to stop at in: $full"
-expect 0 run -m "$model" "$prompt" -n 60 --stop "never$stop" --stop "$stop"
+stop=$(printf '%s' "$full" | LC_ALL=C grep -ao '[a-zA-Z]\{8,\}' | head -n 1 | cut -c 1-8)
+[ -n "$stop" ] || fail "no eight letters, several tokens, to stop at in: $full"
+expect 0 run -m "$model" "$prompt" -n 60 --stop "${stop}never" --stop "$stop"
 [ "$(cat "$work/out")" = "${full%%"$stop"*}" ] || fail "--stop $stop: $(cat "$work/out")"
 says "stop text"
 
 expect 0 run -m "$model" "$prompt" -n 5 --logprobs
 [ "$(grep -c '^{"id":[0-9]*,"logprob":-[0-9.]*,"piece":".*"}$' "$work/out")" = 5 ] || fail "--logprobs"
 expect 1 run -m "$model" --ids
+# Perplexity of what was generated, from the log-probabilities of the generation.
+expect 0 run -m "$model" --tokens 65 -n 6 --ignore-eos --logprobs
+ids=$(sed 's/{"id":\([0-9]*\),.*/,\1/' "$work/out" | tr -d '\n')
+want=$(sed 's/.*"logprob":-\([0-9.]*\),.*/\1/' "$work/out" | awk '{ s += $1 } END { printf "%.4f", s / NR }')
+for windows in "--ctx 512" "--ctx 2 --stride 1"; do
+    # shellcheck disable=SC2086 # two or four words
+    expect 0 perplexity -m "$model" --tokens "65$ids" $windows --quiet
+    got=$(awk '$1 == "nll" { printf "%.4f", $2 }' "$work/out")
+    [ "$windows" = "--ctx 512" ] && [ "$got" != "$want" ] && fail "perplexity: nll $got, want $want"
+done
+[ "$got" = "$want" ] && fail "perplexity: short windows see the whole context"
 expect 0 perplexity -m "$model" --file "$work/text" --ctx 16 --json --quiet
 prints '"ppl":'
 
