@@ -104,7 +104,7 @@ static int score_text(const struct perplexity_options *options, struct cli_engin
                           scored - 1 - first, (size_t)options->chunk, score_rows, score, error);
         scored = end;
         window++;
-        if (!result && !cli_terminal_is_quiet())
+        if (!result && cli_terminal_shows_progress())
             fprintf(stderr, "window %zu: %zu of %zu tokens, perplexity %.4f, %.0f s\n", window,
                     scored, n, exp(score->nll / (double)score->n), cli_time() - start);
         if (options->windows && window == (size_t)options->windows)

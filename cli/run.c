@@ -200,6 +200,7 @@ struct runner {
     struct rondo_session *session;
     struct cli_generation generation;
     struct cli_chat chat;
+    double begun; /* cli_time when the program began to open files */
 };
 
 /* ---- setting up -------------------------------------------------------------------------------- */
@@ -314,6 +315,8 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
     result = cli_generation_start(&r->generation, error);
     if (!result && options->session && is_there(options->session))
         result = rondo_session_load(r->session, options->session, error);
+    if (!result && !cli_terminal_is_quiet())
+        fprintf(stderr, "opened in %.2f s\n", cli_time() - r->begun);
     return result;
 }
 
@@ -581,7 +584,7 @@ static int run_chat(struct runner *r, struct rondo_error *error)
 
 static int run(void *user)
 {
-    struct runner r = {.options = user};
+    struct runner r = {.options = user, .begun = cli_time()};
     struct rondo_error error = {0};
     int result = check_options(r.options);
     if (result)

@@ -64,6 +64,14 @@ bool cli_terminal_is_quiet(void)
     return quiet;
 }
 
+bool cli_terminal_shows_progress(void)
+{
+    static int is_terminal = -1;
+    if (is_terminal < 0)
+        is_terminal = isatty(STDERR_FILENO);
+    return is_terminal && !quiet;
+}
+
 void cli_progress_clear(void)
 {
     if (bar_shown)
@@ -74,14 +82,11 @@ void cli_progress_clear(void)
 int cli_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     static double drawn;
-    static int is_terminal = -1;
     (void)user;
-    if (is_terminal < 0)
-        is_terminal = isatty(STDERR_FILENO);
     double now = cli_time();
-    if (is_terminal && !quiet && total && done >= total) {
+    if (total && done >= total) {
         cli_progress_clear();
-    } else if (is_terminal && !quiet && total && now - drawn >= 0.1) {
+    } else if (total && now - drawn >= 0.1 && cli_terminal_shows_progress()) {
         char bar[25];
         double share = (double)done / (double)total;
         int filled = (int)(share * 24);

@@ -18,6 +18,8 @@ const char *cli_format_rate(double rate, char out[24]);
 /* No progress bars and no statistics from now on. */
 void cli_terminal_quiet(void);
 bool cli_terminal_is_quiet(void);
+/* Stderr is a terminal, and not quiet. */
+bool cli_terminal_shows_progress(void);
 
 /* A progress bar on stderr, only when that is a terminal and not quiet, redrawn ten times a second at most.
  * Fits rondo_progress_function; `user` is ignored. Returns nonzero once the user has interrupted. */
