@@ -94,7 +94,8 @@ struct rondo_op_rmsnorm {
 
 /* 1x128 quantisation of activations. Order, per row and 128 channels: a = max |x|; s = a / 448, at least
  * 1e-30, and 1 when a is 0; with power_of_two s is rounded up to a power of two; q = e4m3(x / s), nearest
- * even, saturating. Exact against the reference, but for codes one apart. */
+ * even, saturating. A NaN does not count for a, and its code is 0x7f. Exact against the reference, but for
+ * codes one apart. */
 struct rondo_op_quantize {
     struct rondo_tensor x;   /* [T, N] act */
     struct rondo_tensor out; /* [T, N] f8_e4m3 with scale [T, ceil(N/128)], scale block {1,128} */
@@ -223,8 +224,9 @@ struct rondo_op_group_norm_gate {
 /* Group-limited top-K routing. p = sigmoid(logits), or softmax of the row (exp(x - max) / sum, summed as 16
  * lanes and tree); r = p + bias. Group score = largest + second largest r of the group (the largest alone in
  * groups of one). The topk_group best groups stay; of their experts the K with the largest r are taken, in
- * descending order of r. Ties, among groups and among experts, go to the lower index. weight = p of the
- * chosen (without bias); if normalize: / (their sum in slot order + 1e-20); then * scale.
+ * descending order of r. Ties, among groups and among experts, go to the lower index; an r or a score that is
+ * NaN ranks as -inf, so that ids are valid whatever the logits. weight = p of the chosen (without bias); if
+ * normalize: / (their sum in slot order + 1e-20); then * scale.
  * ids exact; weights NMSE 1e-11. */
 struct rondo_op_router {
     struct rondo_tensor logits; /* [T, E] f32 */

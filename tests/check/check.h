@@ -58,7 +58,8 @@ void check_fail(struct check *check, const char *format, ...) RONDO_PRINTF(2, 3)
 /* Makes both devices' workspace for ops within the limits; zero fields need none. */
 void check_reserve(struct check *check, const struct rondo_limits *limits);
 
-/* Runs the op on both devices and waits. The structs are the two sides' `struct rondo_op_...`. */
+/* Runs the op on both devices and waits. rondo_op_check must let it through. The structs are the two sides'
+ * `struct rondo_op_...`. */
 void check_run(struct check *check, enum rondo_op op, const void *reference, const void *tested);
 
 /* Times the op on the tested device when `check->bench`; the current case's name stands beside the result.

@@ -95,13 +95,20 @@ static void quantize_bounds(struct check *check, const struct check_tensor *x,
 }
 
 static void quantize_case(struct check *check, int32_t rows, int32_t n, enum rondo_dtype dtype,
-                          bool power_of_two, enum check_fill fill, int32_t gap)
+                          bool power_of_two, enum check_fill fill, int32_t gap, bool special)
 {
-    check_case(check, "T=%d N=%d %s%s, %s%s", rows, n, rondo_dtype_name(dtype),
-               power_of_two ? " power of two" : "", check_fill_name(fill), gap ? ", strided" : "");
+    check_case(check, "T=%d N=%d %s%s, %s%s%s", rows, n, rondo_dtype_name(dtype),
+               power_of_two ? " power of two" : "", check_fill_name(fill), gap ? ", strided" : "",
+               special ? ", NaN and infinity" : "");
     struct check_tensor *x = check_tensor(check, dtype, rows, n, gap, CHECK_SCALE_NONE, fill, "x");
     struct check_tensor *out =
         check_tensor_output(check, RONDO_F8_E4M3, rows, n, gap, CHECK_SCALE_ACTIVATION, "out");
+    if (special) {
+        for (int32_t row = 0; row < rows; row++)
+            rondo_store(rondo_tensor_row(&x->host, row), dtype,
+                        (size_t)check_random_range(check, 0, n - 1), row % 2 ? -INFINITY : NAN);
+        check_upload(check, x->buffer);
+    }
     struct rondo_op_quantize op[2];
     for (int side = 0; side < 2; side++)
         op[side] = (struct rondo_op_quantize){
@@ -109,7 +116,7 @@ static void quantize_case(struct check *check, int32_t rows, int32_t n, enum ron
     check_run(check, RONDO_OP_QUANTIZE, &op[0], &op[1]);
     /* Codes one apart are a relative error of 1/8 at most in some of the elements. */
     check_compare(check, out, NULL, 1e-4);
-    if (check->is_reference)
+    if (check->is_reference && !special)
         quantize_bounds(check, x, out, power_of_two);
     if (fill == CHECK_NORMAL && n == 2048)
         check_bench(check, RONDO_OP_QUANTIZE, &op[1],
@@ -118,19 +125,16 @@ static void quantize_case(struct check *check, int32_t rows, int32_t n, enum ron
 
 static void check_quantize(struct check *check)
 {
-    static const int32_t widths[] = {1, 5, 16, 100, 128, 129, 384, 517};
+    static const int32_t widths[] = {1, 5, 16, 100, 128, 129, 384, 517}, rows[] = {1, 67, 512};
     for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
         for (int fill = 0; fill < CHECK_FILLS; fill++)
             for (int i = 0; i < 4; i++)
                 quantize_case(check, check_random_range(check, 0, 9), widths[w],
                               i & 1 ? RONDO_BF16 : RONDO_F32, i & 2, (enum check_fill)fill,
-                              check_random_range(check, 0, 3));
+                              check_random_range(check, 0, 3), check_random(check) % 4 == 0);
     for (int i = 0; i < (check->bench ? 6 : 4); i++)
-        quantize_case(check,
-                      i < 2   ? 1
-                      : i < 4 ? 67
-                              : 512,
-                      2048, i & 1 ? RONDO_BF16 : RONDO_F32, false, CHECK_NORMAL, 0);
+        quantize_case(check, rows[i / 2], 2048, i & 1 ? RONDO_BF16 : RONDO_F32, false, CHECK_NORMAL,
+                      0, false);
 }
 
 /* ---- swiglu ---------------------------------------------------------------------------------- */
@@ -172,7 +176,7 @@ static void swiglu_case(struct check *check, int32_t rows, int32_t n, enum rondo
 
 static void check_swiglu(struct check *check)
 {
-    static const int32_t widths[] = {1, 7, 16, 37, 128, 333};
+    static const int32_t widths[] = {1, 7, 16, 37, 128, 333}, rows[] = {8, 131, 4096};
     for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
         for (int fill = 0; fill < CHECK_FILLS; fill++)
             for (int i = 0; i < 2; i++)
@@ -180,11 +184,7 @@ static void check_swiglu(struct check *check)
                             i ? RONDO_BF16 : RONDO_F32, (enum check_fill)fill,
                             check_random_range(check, 0, 3));
     for (int i = 0; i < (check->bench ? 6 : 4); i++)
-        swiglu_case(check,
-                    i < 2   ? 8
-                    : i < 4 ? 131
-                            : 4096,
-                    512, i & 1 ? RONDO_BF16 : RONDO_F32, CHECK_NORMAL, 0);
+        swiglu_case(check, rows[i / 2], 512, i & 1 ? RONDO_BF16 : RONDO_F32, CHECK_NORMAL, 0);
 }
 
 const struct check_family check_family_basic = {

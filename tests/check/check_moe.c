@@ -311,7 +311,7 @@ static void combine_case(struct check *check, int32_t tokens, int32_t k, int32_t
 
 static void check_combine(struct check *check)
 {
-    static const int32_t widths[] = {1, 16, 37, 128, 601};
+    static const int32_t widths[] = {1, 16, 37, 128, 601}, rows[] = {1, 17, 512};
     for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
         for (int fill = 0; fill < CHECK_FILLS; fill++)
             for (int i = 0; i < 4; i++)
@@ -320,11 +320,8 @@ static void check_combine(struct check *check)
                              i & 1 ? RONDO_BF16 : RONDO_F32, i & 2, (enum check_fill)fill,
                              check_random_range(check, 0, 3));
     for (int i = 0; i < (check->bench ? 6 : 4); i++)
-        combine_case(check,
-                     i < 2   ? 1
-                     : i < 4 ? 17
-                             : 512,
-                     8, 2048, i & 1 ? RONDO_BF16 : RONDO_F32, true, CHECK_NORMAL, 0);
+        combine_case(check, rows[i / 2], 8, 2048, i & 1 ? RONDO_BF16 : RONDO_F32, true,
+                     CHECK_NORMAL, 0);
 }
 
 const struct check_family check_family_moe = {

@@ -287,14 +287,14 @@ static void check_qkv(struct check *check)
     /* Of Ring-mini: linear and softmax layers. */
     static const struct qkv_shape mini[2] = {{16, 16, 128, 64, true, true},
                                              {16, 4, 128, 64, true, false}};
-    for (int i = 0; i < (check->bench ? 6 : 4); i++) {
-        int32_t tokens = i < 4 ? 1 : 512;
+    static const int32_t tokens[] = {1, 19, 512};
+    for (int i = 0; i < (check->bench ? 12 : 8); i++) {
         struct check_batch_options options = {.n_sequences = 1,
-                                              .min_tokens = tokens,
-                                              .max_tokens = tokens,
+                                              .min_tokens = tokens[i / 4],
+                                              .max_tokens = tokens[i / 4],
                                               .max_start = 9,
                                               .vocab_size = 10};
-        qkv_case(check, &mini[i % 2], &options, activations[i / 2 % 2], CHECK_NORMAL, 0);
+        qkv_case(check, &mini[i / 2 % 2], &options, activations[i % 2], CHECK_NORMAL, 0);
     }
 }
 

@@ -135,6 +135,9 @@ static void call(struct rondo_device *device, enum rondo_op op, const void *argu
 void check_run(struct check *check, enum rondo_op op, const void *reference, const void *tested)
 {
     const void *const arguments[2] = {reference, tested};
+    struct rondo_error error;
+    if (rondo_op_check(op, tested, check->op_name, &error) != RONDO_OK)
+        check_fail(check, "%s", error.message);
     for (int side = 0; side < 2; side++) {
         call(check->device[side], op, arguments[side]);
         check->device[side]->synchronize(check->device[side]);
