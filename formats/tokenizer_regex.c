@@ -2,6 +2,7 @@
  *
  * The `tokenizers` library compiles them with Oniguruma in its Ruby dialect. What differs is translated:
  *   \s \S \w \W \d \D   Unicode White_Space, Word and Nd, written out; PCRE2's sets differ a little
+ *   [:punct:]           P and S, in PCRE2 not all of S; other POSIX classes are refused
  *   \p{Script}          means the script, in PCRE2 its extensions: becomes \p{sc:Script}
  *   X{n,m}+             means "one or more times X{n,m}", in PCRE2 possessive: becomes (?:X{n,m})+
  *   ^ $                 always match at lines
@@ -32,7 +33,12 @@ struct rondo_regex_state {
 #define SPACES                                                                                     \
     "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"  \
     "\\x{205f}\\x{3000}"
-#define WORDS "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"
+/* Oniguruma's \w: letters, marks, decimal and letter numbers, connectors, circled and squared letters;
+ * outside of brackets six characters of Latin-1 as well */
+#define WORDS                                                                                      \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"                                         \
+    "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define LATIN_1_WORDS "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"
 
 enum { MAX_GROUPS = 64 };
 
@@ -102,7 +108,7 @@ static const char *put_escape(struct translation *t, const char *p)
         return p + 2;
     case 'w':
     case 'W':
-        put_set(t, WORDS, p[1] == 'W');
+        put_set(t, t->in_class ? WORDS : WORDS LATIN_1_WORDS, p[1] == 'W');
         return p + 2;
     case 'd':
     case 'D':
@@ -159,15 +165,21 @@ static const char *put_in_class(struct translation *t, const char *p)
 {
     if (*p == '\\')
         return put_escape(t, p);
-    if (p[0] == '[' && p[1] == ':') {
-        const char *end = strstr(p, ":]");
-        if (end) {
-            put_n(t, p, (size_t)(end + 2 - p));
-            return end + 2;
+    static const struct {
+        const char *name, *members;
+    } posix[] = {{"[:punct:]", "\\p{P}\\p{S}"},
+                 {"[:space:]", SPACES},
+                 {"[:digit:]", "\\p{Nd}"},
+                 {"[:word:]", WORDS}};
+    for (size_t i = 0; i < sizeof posix / sizeof *posix; i++) {
+        size_t n = strlen(posix[i].name);
+        if (strncmp(p, posix[i].name, n) == 0) {
+            put(t, posix[i].members);
+            return p + n;
         }
     }
     if (*p == '[')
-        t->problem = "a class inside [...] is not supported";
+        t->problem = "this class inside [...] is not supported";
     else if (p[0] == '&' && p[1] == '&')
         t->problem = "&& inside [...] is not supported";
     else if (*p == ']')

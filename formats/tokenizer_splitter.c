@@ -107,8 +107,7 @@ static void read_split(struct rondo_splitter *splitter, struct rondo_json_reader
     for (int i = 0; i < 5; i++) {
         if (strcmp(name, names[i]) != 0)
             continue;
-        if (!literal || text[0]) /* an empty string splits nothing */
-            add_split(splitter, reader, "pattern", text, literal, (enum behavior)i, invert);
+        add_split(splitter, reader, "pattern", text, literal, (enum behavior)i, invert);
         return;
     }
     rondo_json_fail(

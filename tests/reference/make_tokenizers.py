@@ -5,9 +5,11 @@
     python3 tests/reference/make_tokenizers.py
 
 The ids come from the `tokenizers` library, so the tests compare rondo with an implementation it shares no
-code with. Training text is this repository's own: its sources and the sentences below.
+code with. Training text is this repository's own: its sources as they are then, and the sentences below, so a new run
+changes all files together.
 
     NAME/tokenizer.json         one tokenizer
+    pre_tokens.json             the spans that single pre-tokenizers make
     NAME/expected.json          [{"text": ..., "special": bool, "ids": [...]}]: encode(text) is ids
     demo/tokenizer_config.json  with a chat template of the family; `demo` is what demonstration checkpoints use
 """
@@ -86,6 +88,10 @@ def texts():
     for n in (3, 7, 15, 40, 90, 200, 500):
         for _ in range(6):
             fixed.append("".join(rng.choice(rng.choice(pools)) for _ in range(n)))
+    # one pre-token of many bytes, with merges that overlap each other
+    words = [w for w in SENTENCES.split() if w.isascii() and w.isalpha()]
+    for n in (15, 25, 60):
+        fixed += ["".join(rng.choice(words) for _ in range(n)), "".join(rng.choice("theinaors") for _ in range(5 * n))]
     return fixed
 
 
@@ -134,6 +140,35 @@ def write(name, tokenizer, extra=(), merges_as_strings=False, specials=()):
     print(f"{name}: {tokenizer.get_vocab_size()} tokens, {len(text)} bytes, {len(expected)} texts")
 
 
+def write_pre_tokens():
+    """pre_tokens.json: [{"pre_tokenizer": ..., "text": ..., "pieces": [...]}], pieces as byte-level characters."""
+    patterns = [BAILING, QWEN, LLAMA, r"\w+", r"\W+", r"[\w.]+", r"\s+", r"\S+", r"[^\s,]+", r"\d+|\D", r"q*", r"x*|b", r"(?=b)",
+                r"^.", r".$", r"\p{Han}+", r"\p{Greek}+|\P{L}", r"\p{^L}+", r"[\p{Lu}\p{Lt}][\p{Ll}]{1,3}+", r"a{2}", r"(?:ab){1,2}+c?",
+                r"(ab|[b-d]{1,2})+", r"\p{N}{1,3}+", r"(?i:ab)c", r"(?<=a)b", r"a(?!b)", r"(?<!a)b", r"a++b|a", r"[]a-c]+",
+                r"é|\n", r"[[:punct:]]+", r"[x[:space:]]", r"[^[:word:]]", r"."]
+    samples = ["", "aab abab ababc q qqaqbqqq xxb b", "It's ΑΒγ Éé 主题。 x1234567y \t\n\n z", "a,b;;c  ,,d\n\na^b$\r\nXyzzy ǅab AbC",
+               "  lead  and trail  ", "٣٤ ½ e\u0301 \u00a0 \u0345 _a_", "]a] [b] aab", "\n", "b", "主", "κaιb",
+               "²³¹¼½¾ ⅔ Ⓐⓩ \U0001f130\U0001f189 x\u200dy ♥ € ^+$ « » \u180e \x1c"]
+    steps = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns]
+    for behavior in ("removed", "merged_with_previous", "merged_with_next", "contiguous"):
+        for pattern in (r"[ab]", r"q*", r"\s+", r"(?=b)"):
+            steps += [pre_tokenizers.Split(Regex(pattern), behavior, invert) for invert in (False, True)]
+    steps += [pre_tokenizers.Split("ab", "isolated"), pre_tokenizers.Split(".", "isolated"), pre_tokenizers.Split("", "removed"),
+              pre_tokenizers.Split(Regex(r"a"), "isolated", invert=True), pre_tokenizers.Digits(True), pre_tokenizers.Digits(False)]
+    cases = []
+    for step in steps:
+        sequence = pre_tokenizers.Sequence([step, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = sequence
+        described = json.loads(tokenizer.to_str())["pre_tokenizer"]
+        cases.append({"pre_tokenizer": described,
+                      "texts": [{"text": t, "pieces": [p for p, _ in sequence.pre_tokenize_str(t)] if t else []}
+                                for t in samples]})
+    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
+    (OUT / "pre_tokens.json").write_text("[\n" + lines + "\n]\n", encoding="utf-8")
+    print(f"pre_tokens: {len(cases)} pre-tokenizers")
+
+
 def demo_config():
     template = (ROOT / "tests" / "fixtures" / "templates" / "ring_mini.jinja").read_text(encoding="utf-8")
     return {"add_bos_token": False, "add_eos_token": False, "bos_token": "<|startoftext|>",
@@ -147,6 +182,8 @@ def main():
     write("demo", demo, specials=FAMILY_SPECIAL)
     (OUT / "demo" / "tokenizer_config.json").write_text(
         json.dumps(demo_config(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    write_pre_tokens()
 
     # the older form of the file, a normalizer, added tokens that are not special
     qwen = train(700, split_then_bytes(QWEN), normalizers.NFC(), ["<|endoftext|>", "<|im_end|>"])
@@ -162,11 +199,13 @@ def main():
                               AddedToken("<R>", special=True, rstrip=True, normalized=False),
                               AddedToken("<B>", special=True, lstrip=True, rstrip=True, normalized=False)])
     flags.add_tokens([AddedToken("word", single_word=True, normalized=False), AddedToken("Ünit", normalized=True),
-                      AddedToken("\uff21BC", normalized=True), AddedToken("two words", normalized=False)])
+                      AddedToken("\uff21BC", normalized=True), AddedToken("two words", normalized=False),
+                      AddedToken("<M>", normalized=True, rstrip=True), AddedToken("<N>", normalized=True, lstrip=True)])
     write("flags", flags, specials=["<|x|>", "<|xx|>", "<|x", "<L>", "<R>", "<B>", "word", "Ünit"], extra=[
         "a word. words sword word_ wordé word", "keyword word\u0301 (word)", "U\u0308nit Ünit unit", "ABC \uff21\uff22\uff23",
         "a \n <L> b <R> \t c  <B>  d", "<L>\u3000<R>\u00a0<B> ", "<R> <L> <B><R>  <L>", "two  words two words",
-        "<|x|><|xx|><|x<|x|", "  <B>  <B>  "])
+        "<|x|><|xx|><|x<|x|", "  <B>  <B>  ",
+        "<M>  <N>", "a <M> \u3000<N> <N><M> b", "<M> <R> <N>"])
 
     # GPT-2's own pre-tokenizer, with a prefix space and a template that puts tokens round the text
     gpt2 = train(400, pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True), special=["<s>", "</s>"])

@@ -3,6 +3,7 @@
 #include "formats/file.h"
 #include "formats/json.h"
 #include "formats/tokenizer.h"
+#include "formats/tokenizer_internal.h"
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
@@ -78,6 +79,61 @@ static void test_expected(const char *fixtures, const char *name, int at_least)
     cJSON_Delete(expected);
     free(path);
     rondo_tokenizer_close(tokenizer);
+}
+
+/* ---- the library's pre-tokens ------------------------------------------------------------------ */
+
+static void expect_pieces(const struct rondo_splitter *splitter, const cJSON *item,
+                          const char *pattern)
+{
+    struct rondo_error error = {0};
+    struct rondo_split_work work = {0};
+    struct rondo_bytes text = {0};
+    const char *source = cJSON_GetObjectItem(item, "text")->valuestring;
+    const cJSON *pieces = cJSON_GetObjectItem(item, "pieces"), *piece;
+    int status = rondo_splitter_normalize(splitter, source, strlen(source), &text, &error);
+    if (status == RONDO_OK)
+        status = rondo_splitter_split(splitter, &text, 0, text.n, &work, &error);
+    EXPECT(status == RONDO_OK, "%s", error.message);
+    EXPECT((int)work.spans.n == cJSON_GetArraySize(pieces), "%s on \"%s\": %zu pieces, want %d",
+           pattern, source, work.spans.n, cJSON_GetArraySize(pieces));
+    size_t i = 0;
+    cJSON_ArrayForEach(piece, pieces)
+    {
+        char want[256];
+        size_t n = rondo_byte_level_decode(piece->valuestring, want);
+        EXPECT(i < work.spans.n && work.spans.data[i].length == n &&
+                   memcmp(text.data + work.spans.data[i].start, want, n) == 0,
+               "%s on \"%s\": piece %zu is not \"%s\"", pattern, source, i, piece->valuestring);
+        i++;
+    }
+    free(text.data);
+    rondo_split_work_free(&work);
+}
+
+static void test_pre_tokens(const char *fixtures)
+{
+    struct rondo_error error = {0};
+    char *path = rondo_path_join(fixtures, "pre_tokens.json", &error);
+    cJSON *root = rondo_json_read(path, RONDO_JSON_LIMIT, &error);
+    EXPECT(cJSON_GetArraySize(root) >= 50, "%s", error.message);
+    const cJSON *item, *text;
+    cJSON_ArrayForEach(item, root)
+    {
+        struct rondo_json_reader reader = rondo_json_reader(item, "pre_tokens.json", &error);
+        struct rondo_splitter *splitter = rondo_splitter_read(&reader);
+        char *described = cJSON_PrintUnformatted(
+            cJSON_GetObjectItem(cJSON_GetObjectItem(item, "pre_tokenizer"), "pretokenizers")
+                ->child);
+        EXPECT(splitter, "%s", error.message);
+        if (splitter)
+            cJSON_ArrayForEach(text, cJSON_GetObjectItem(item, "texts"))
+                expect_pieces(splitter, text, described);
+        cJSON_free(described);
+        rondo_splitter_free(splitter);
+    }
+    cJSON_Delete(root);
+    free(path);
 }
 
 /* ---- any bytes -------------------------------------------------------------------------------- */
@@ -328,6 +384,7 @@ int main(int argc, char **argv)
     test_expected(argv[1], "flags", 100);
     test_expected(argv[1], "gpt2", 100);
     test_expected(argv[1], "splits", 100);
+    test_pre_tokens(argv[1]);
     test_any_bytes(argv[1]);
     test_long_text(argv[1]);
     test_lookup(argv[1]);
