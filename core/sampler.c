@@ -153,38 +153,53 @@ static uint64_t rank_of(float value, int32_t id)
     return (uint64_t)~ascending << 32 | (uint32_t)id;
 }
 
-static int by_rank(const void *a, const void *b)
+/* Splits c[low..high), two or more of distinct ranks, into c[low..*left) below c[*right..high), around the rank of
+ * the middle one; when *right is *left + 1, c[*left] is that one, in its final place. */
+static void partition(struct candidate *c, size_t low, size_t high, size_t *left, size_t *right)
 {
-    uint64_t x = ((const struct candidate *)a)->rank, y = ((const struct candidate *)b)->rank;
-    return x < y ? -1 : x > y;
+    uint64_t pivot = c[low + (high - low) / 2].rank;
+    size_t i = low, j = high - 1;
+    for (;;) {
+        while (c[i].rank < pivot)
+            i++;
+        while (c[j].rank > pivot)
+            j--;
+        if (i >= j)
+            break;
+        struct candidate swap = c[i];
+        c[i++] = c[j];
+        c[j--] = swap;
+    }
+    *left = i;
+    *right = i == j ? i + 1 : i;
 }
 
-/* Reorders so that the `keep` candidates of lowest rank come first (quickselect; ranks are distinct). */
+/* Reorders so that the `keep` candidates of lowest rank come first. */
 static void select_first(struct candidate *c, size_t n, size_t keep)
 {
-    size_t low = 0, high = n;
+    size_t low = 0, high = n, left, right;
     while (high - low > 1 && keep > low && keep < high) {
-        struct candidate pivot = c[low + (high - low) / 2];
-        size_t i = low, j = high - 1;
-        for (;;) {
-            while (c[i].rank < pivot.rank)
-                i++;
-            while (c[j].rank > pivot.rank)
-                j--;
-            if (i >= j)
-                break;
-            struct candidate swap = c[i];
-            c[i++] = c[j];
-            c[j--] = swap;
-        }
-        if (i == j && keep <= i) /* c[i] is the pivot, in its final place */
-            high = i;
-        else if (i == j)
-            low = i + 1;
-        else if (keep < i)
-            high = i;
+        partition(c, low, high, &left, &right);
+        if (keep <= left)
+            high = left;
         else
-            low = i;
+            low = right;
+    }
+}
+
+/* Quicksort by rank; the library's may allocate. */
+static void sort(struct candidate *c, size_t n)
+{
+    size_t low = 0, high = n, left, right;
+    while (high - low > 1) {
+        partition(c, low, high, &left, &right);
+        if (left - low < high - right) {
+            sort(c + low, left - low);
+            low = right;
+        } else {
+            sort(c + right, high - right);
+            high = left;
+        }
     }
 }
 
@@ -211,7 +226,7 @@ static size_t cut_nucleus(struct candidate *c, size_t n, double sum, double top_
         head = head < n ? head : n;
         if (head < n)
             select_first(c + done, n - done, head - done);
-        qsort(c + done, head - done, sizeof *c, by_rank);
+        sort(c + done, head - done);
         for (; done < head; done++) {
             cumulated += c[done].probability;
             if (cumulated >= top_p * sum)
@@ -264,7 +279,7 @@ int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
     if (o->top_k > 0 && (size_t)o->top_k < n) {
         select_first(sampler->candidates, n, (size_t)o->top_k);
         n = (size_t)o->top_k;
-        qsort(sampler->candidates, n, sizeof *sampler->candidates, by_rank);
+        sort(sampler->candidates, n);
         sum = 0;
         for (size_t i = 0; i < n; i++)
             sum += sampler->candidates[i].probability;
