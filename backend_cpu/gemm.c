@@ -47,6 +47,7 @@ struct scratch {
     float *a_scale;                /* [rows, depth / 128] */
     int64_t held[RONDO_GEMV_ROWS]; /* rows of x that are in x and scaled */
     int held_rows;
+    float held_unscale;
     int64_t capacity; /* elements of a row of x */
 };
 
@@ -182,28 +183,34 @@ static void finish_row(const struct run *run, const struct job *job, int64_t row
 
 /* ---- few rows -------------------------------------------------------------------------------- */
 
-/* scaled = x * factor; whether all |x| are below the limit, so that this is exact. */
-static bool scale_block(const float *x, int count, float factor, float limit, float *scaled)
+/* scaled = x * 2^120, x = x * unit; whether all |x| * unit are below 256, so that this is exact. */
+static bool scale_block(float *x, int count, float unit, float *scaled)
 {
     uint32_t largest = 0;
     for (int i = 0; i < count; i++) {
+        x[i] *= unit;
         uint32_t magnitude = rondo_f32_to_bits(x[i]) & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
-        scaled[i] = x[i] * factor;
+        scaled[i] = x[i] * 0x1p120f;
     }
-    return largest < rondo_f32_to_bits(limit);
+    return largest < rondo_f32_to_bits(256.0f);
+}
+
+/* 2^t of rondo_gemm_input. */
+static float unscale_of(const struct run *run, const struct job *job)
+{
+    return run->x->dtype == RONDO_F8_E4M3 && job->weight.dtype == RONDO_F8_E4M3 ? 256.0f : 1.0f;
 }
 
 static void load_input(const struct run *run, const struct job *job, struct scratch *scratch)
 {
     int64_t k = job->weight.k, capacity = scratch->capacity;
-    bool same = scratch->held_rows == job->rows;
+    float unscale = unscale_of(run, job);
+    bool same = scratch->held_rows == job->rows && scratch->held_unscale == unscale;
     for (int i = 0; i < job->rows && same; i++)
         same = scratch->held[i] == input_row(run, job->first_row + i);
     if (same)
         return;
-    bool codes = run->x->dtype == RONDO_F8_E4M3;
-    float factor = codes ? 0x1p112f : 0x1p120f, limit = codes ? 512.0f : 256.0f;
     memset(scratch->fast, 1, (size_t)(capacity / RONDO_BLOCK));
     for (int i = 0; i < job->rows; i++) {
         int64_t row = input_row(run, job->first_row + i);
@@ -211,7 +218,7 @@ static void load_input(const struct run *run, const struct job *job, struct scra
         scratch->held[i] = row;
         run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, 0, k, x);
         for (int64_t first = 0; first < k; first += RONDO_BLOCK)
-            if (!scale_block(x + first, (int)min64(k - first, RONDO_BLOCK), factor, limit,
+            if (!scale_block(x + first, (int)min64(k - first, RONDO_BLOCK), 1.0f / unscale,
                              scaled + first))
                 scratch->fast[first / RONDO_BLOCK] = 0;
         if (run->x->scale)
@@ -220,6 +227,7 @@ static void load_input(const struct run *run, const struct job *job, struct scra
                    (size_t)((k + RONDO_BLOCK - 1) / RONDO_BLOCK) * sizeof(float));
     }
     scratch->held_rows = (int)job->rows;
+    scratch->held_unscale = unscale;
 }
 
 /* Output channels [first, end). `next`: weights this thread will want afterwards. */
@@ -236,7 +244,7 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
         .scale = run->x->scale ? scratch->scale : NULL,
         .stride = scratch->capacity,
         .scale_stride = scratch->capacity / RONDO_BLOCK,
-        .unscale = run->x->dtype == RONDO_F8_E4M3 ? 0x1p8f : 1.0f,
+        .unscale = unscale_of(run, job),
     };
     for (int64_t n = first; n < end; n += tile) {
         int64_t count = min64(end - n, tile);

@@ -27,9 +27,11 @@ struct rondo_gemm_weight {
 
 /* Rows of x for a GEMV, widened. The arrays of row m begin at m * stride, its scales at m * scale_stride.
  *
- * `scaled` holds x * 2^(120 - t), t = 8 for E4M3 and 0 else. With weights taken as w * 2^-120 products and
- * sums are those of x and w times 2^-t, bit for bit: for t = 0 nothing is scaled but the factors, which are
- * exact while |x| < 256; E4M3 products are multiples of 2^-18, so 2^-8 of them never underflows. */
+ * x is multiplied by 2^-t, t = 8 for E4M3 and 0 else, and `scaled` by 2^(120 - t): together with weights taken
+ * as w * 2^-120, which is what the bits of an E4M3 code are when they are put in their places, its products
+ * and sums are those of x and w times 2^-t, bit for bit. For t = 0 nothing is scaled but the factors, which
+ * are exact while |x| < 256; products of E4M3 codes are multiples of 2^-18, so that 2^-8 of a sum of them
+ * never underflows. */
 struct rondo_gemm_input {
     int m;               /* 1 .. RONDO_GEMV_ROWS */
     const float *x;      /* [m, stride] */

@@ -82,44 +82,128 @@ static inline __attribute__((always_inline)) void unpack(vi bits, enum rondo_dty
 
 /* ---- GEMV ------------------------------------------------------------------------------------ */
 
-/* sum[m][g] over channels first .. end of one block; `bits` are the block's transposed dwords. */
-static inline __attribute__((always_inline)) void
-gemv_range(const vi (*bits)[RONDO_BLOCK], int first, int end, const float *x, int64_t x_stride,
-           int m, enum rondo_dtype dtype, enum form form, vf sum[][GROUPS])
+/* Bytes of each row a GEMV takes at a time: a cache line's worth, so that rows a power of two apart, which
+ * share a set of the cache, are not dropped from it half used. */
+enum { STEP = 64, STEP_DWORDS = STEP / 4, PARTS = 4, PART_DWORDS = STEP_DWORDS / PARTS };
+
+/* Lines that will be wanted, in the order they are fetched: `lines` of each row, row after row. Rows are cut
+ * into runs of about a kilobyte: the distance between fetch and use stays well within the second-level cache
+ * however long the rows are, and the memory sees long enough runs. */
+struct ahead {
+    const uint8_t *at, *run_end;
+    int64_t run_bytes, row_bytes;
+};
+
+enum { RUN_STEPS = 16 };
+
+static inline void ahead_start(struct ahead *ahead, const uint8_t *at)
 {
-    const int per = PER_DWORD(dtype);
-    int k = first;
-    for (; k + per <= end; k += per) {
-#pragma GCC unroll 8
-        for (int g = 0; g < GROUPS; g++) {
-            vf w[4];
-            unpack(vi_load(&bits[g][k / per]), dtype, form, w);
-#pragma GCC unroll 4
-            for (int j = 0; j < per; j++)
-                for (int i = 0; i < m; i++)
-                    sum[i][g] = vf_fma(vf_set1(x[i * x_stride + k + j]), w[j], sum[i][g]);
-        }
-    }
-    if (k == end)
-        return;
-    for (int g = 0; g < GROUPS; g++) {
-        vf w[4];
-        unpack(vi_load(&bits[g][k / per]), dtype, form, w);
-#pragma GCC unroll 4
-        for (int j = 0; j + 1 < per; j++)
-            for (int i = 0; i < m && k + j < end; i++)
-                sum[i][g] = vf_fma(vf_set1(x[i * x_stride + k + j]), w[j], sum[i][g]);
+    ahead->at = at;
+    ahead->run_end = at + ahead->run_bytes;
+}
+
+static inline __attribute__((always_inline)) void ahead_fetch(struct ahead *ahead)
+{
+    __builtin_prefetch(ahead->at, 0, PREFETCH_LOCALITY);
+    ahead->at += STEP;
+    if (ahead->at >= ahead->run_end) {
+        ahead->at = ahead->run_end + (ahead->row_bytes - ahead->run_bytes);
+        ahead->run_end += ahead->row_bytes;
     }
 }
 
-/* Whether a code of exponent 0 is among the first `dwords` of any group: zero or subnormal. */
-static inline bool any_subnormal(const vi (*bits)[RONDO_BLOCK], int dwords)
+struct step {
+    vi bits[GROUPS][STEP_DWORDS];
+    bool fast[PARTS]; /* of E4M3: no code in these dwords is subnormal or zero */
+};
+
+static inline __attribute__((always_inline)) void
+load_step(const uint8_t *const *row, int64_t offset, int bytes, struct ahead *ahead,
+          enum rondo_dtype dtype, struct step *step)
 {
-    vi least = vi_set1(-1);
-    for (int g = 0; g < GROUPS; g++)
-        for (int q = 0; q < dwords; q++)
-            least = vi_exponents(least, vi_load(&bits[g][q]));
-    return vi_any_zero(least);
+    vi least[PARTS];
+    for (int p = 0; p < PARTS; p++)
+        least[p] = vi_set1(-1);
+    for (int g = 0; g < GROUPS; g++) {
+        if (bytes == STEP)
+#pragma GCC unroll 4
+            for (int i = 0; i < STEP; i += CHUNK) {
+                for (int j = 0; j < LANES * CHUNK / STEP / 2; j++)
+                    ahead_fetch(ahead);
+                transpose(row + g * LANES, offset + i, step->bits[g] + i / 4);
+            }
+        else
+            transpose_bytes(row + g * LANES, offset, bytes, step->bits[g]);
+        if (dtype == RONDO_F8_E4M3)
+#pragma GCC unroll 16
+            for (int q = 0; q < STEP_DWORDS; q++)
+                least[q / PART_DWORDS] =
+                    vi_exponents(least[q / PART_DWORDS], vi_load(&step->bits[g][q]));
+    }
+    if (dtype == RONDO_F8_E4M3)
+        for (int p = 0; p < PARTS; p++)
+            step->fast[p] = !vi_any_zero(least[p]);
+}
+
+/* Continues sum[m][g] over `dwords` dwords of the rows and the channels that belong to them, x[i][0] first. */
+static inline __attribute__((always_inline)) void
+gemv_dwords(const struct step *step, int first, int dwords, const float *x, int64_t x_stride,
+            struct ahead *ahead, int m, enum rondo_dtype dtype, enum form form, vf sum[][GROUPS])
+{
+    const int per = PER_DWORD(dtype);
+#pragma GCC unroll 4
+    for (int q = 0; q < dwords; q++) {
+        for (int i = 0; i < ROWS * 2; i += 64)
+            ahead_fetch(ahead);
+#pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; g++) {
+            vf w[4];
+            unpack(vi_load(&step->bits[g][first + q]), dtype, form, w);
+#pragma GCC unroll 4
+            for (int j = 0; j < per; j++)
+#pragma GCC unroll 3
+                for (int i = 0; i < m; i++)
+                    sum[i][g] = vf_fma(vf_set1(x[i * x_stride + q * per + j]), w[j], sum[i][g]);
+        }
+    }
+}
+
+/* The same for the last `count` channels of a row, fewer than a dword holds. */
+static inline __attribute__((always_inline)) void
+gemv_last(const struct step *step, int first, int count, const float *x, int64_t x_stride, int m,
+          enum rondo_dtype dtype, vf sum[][GROUPS])
+{
+    for (int g = 0; g < GROUPS; g++) {
+        vf w[4];
+        unpack(vi_load(&step->bits[g][first]), dtype, FORM_EXACT, w);
+        for (int j = 0; j + 1 < PER_DWORD(dtype); j++)
+            for (int i = 0; i < m && j < count; i++)
+                sum[i][g] = vf_fma(vf_set1(x[i * x_stride + j]), w[j], sum[i][g]);
+    }
+}
+
+/* Continues sum[m][g] over a step; `depth` channels of it are there, from channel k on. */
+static inline __attribute__((always_inline)) void
+gemv_step(const struct step *step, int64_t k, int depth, const struct rondo_gemm_input *input,
+          struct ahead *ahead, int m, enum rondo_dtype dtype, vf sum[][GROUPS])
+{
+    const int per = PER_DWORD(dtype);
+    const float *x = input->x + k, *scaled = input->scaled + k;
+    int64_t stride = input->stride;
+    bool fast = dtype == RONDO_F8_E4M3 && input->fast[k / RONDO_BLOCK];
+    int dwords = depth / per, first = 0;
+    for (; first + PART_DWORDS <= dwords; first += PART_DWORDS) {
+        if (fast && step->fast[first / PART_DWORDS])
+            gemv_dwords(step, first, PART_DWORDS, scaled + first * per, stride, ahead, m, dtype,
+                        FORM_SCALED, sum);
+        else
+            gemv_dwords(step, first, PART_DWORDS, x + first * per, stride, ahead, m, dtype,
+                        FORM_EXACT, sum);
+    }
+    for (; first < dwords; first++)
+        gemv_dwords(step, first, 1, x + first * per, stride, ahead, m, dtype, FORM_EXACT, sum);
+    if (first * per < depth)
+        gemv_last(step, first, depth - first * per, x + first * per, stride, m, dtype, sum);
 }
 
 static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_gemm_weight *weight,
@@ -129,39 +213,42 @@ static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_g
                                                             enum rondo_dtype dtype, float *y)
 {
     const uint8_t *row[ROWS];
-    vi bits[GROUPS][RONDO_BLOCK];
+    struct step step;
     vf total[RONDO_GEMV_ROWS][GROUPS];
-    const int size = dtype == RONDO_F32 ? 4 : dtype == RONDO_F8_E4M3 ? 1 : 2;
+    const int size = 4 / PER_DWORD(dtype), channels = STEP / size;
     const float *scale =
         weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride : NULL;
     row_addresses(weight, n, count, row);
+    int64_t steps = (weight->k + channels - 1) / channels,
+            runs = (steps + RUN_STEPS - 1) / RUN_STEPS;
+    int64_t run_channels = (steps + runs - 1) / (runs + !runs) * channels, run_end = 0;
+    struct ahead ahead = {.row_bytes = weight->row_bytes, .run_bytes = run_channels * size};
+    ahead_start(&ahead, row[0]);
     for (int i = 0; i < m; i++)
         for (int g = 0; g < GROUPS; g++)
             total[i][g] = vf_zero();
-    for (int64_t k = 0; k < weight->k; k += RONDO_BLOCK) {
-        int depth = weight->k - k < RONDO_BLOCK ? (int)(weight->k - k) : RONDO_BLOCK;
-        int64_t block = k / RONDO_BLOCK;
+    for (int64_t first = 0; first < weight->k; first += RONDO_BLOCK) {
+        int64_t end = first + RONDO_BLOCK < weight->k ? first + RONDO_BLOCK : weight->k;
         vf sum[RONDO_GEMV_ROWS][GROUPS];
         for (int i = 0; i < m; i++)
             for (int g = 0; g < GROUPS; g++)
                 sum[i][g] = vf_zero();
-        for (int i = 0; i < ROWS * RONDO_BLOCK * size; i += 64)
-            __builtin_prefetch(next + block * ROWS * RONDO_BLOCK * size + i, 0, PREFETCH_LOCALITY);
-        for (int g = 0; g < GROUPS; g++)
-            transpose_bytes(row + g * LANES, k * size, depth * size, bits[g]);
-        bool fast = dtype == RONDO_F8_E4M3 && input->fast[block] && !any_subnormal(bits, depth / 4);
-        const float *x = (fast ? input->scaled : input->x) + k;
-        if (fast)
-            gemv_range(bits, 0, depth, x, input->stride, m, dtype, FORM_SCALED, sum);
-        else
-            gemv_range(bits, 0, depth, x, input->stride, m, dtype, FORM_EXACT, sum);
+        for (int64_t k = first; k < end; k += channels) {
+            int depth = end - k < channels ? (int)(end - k) : channels;
+            if (k >= run_end) {
+                run_end += run_channels;
+                ahead_start(&ahead, run_end < weight->k ? row[0] + run_end * size : next);
+            }
+            load_step(row, k * size, depth * size, &ahead, dtype, &step);
+            gemv_step(&step, k, depth, input, &ahead, m, dtype, sum);
+        }
         for (int i = 0; i < m; i++) {
+            int64_t block = first / RONDO_BLOCK;
             float s = (input->scale ? input->scale[i * input->scale_stride + block] : 1.0f) *
                       (scale ? scale[block] : 1.0f);
-            for (int g = 0; g < GROUPS; g++) {
-                vf a = fast ? vf_mul(sum[i][g], vf_set1(input->unscale)) : sum[i][g];
-                total[i][g] = vf_fma(a, vf_set1(s), total[i][g]);
-            }
+            for (int g = 0; g < GROUPS; g++)
+                total[i][g] =
+                    vf_fma(vf_mul(sum[i][g], vf_set1(input->unscale)), vf_set1(s), total[i][g]);
         }
     }
     for (int i = 0; i < m; i++)

@@ -7,7 +7,7 @@
 #define LANES 16
 #define CHUNK 32
 #ifndef GROUPS
-#define GROUPS 4
+#define GROUPS 2
 #endif
 #define PANEL_GROUPS 2
 #define TILE_ROWS 14
