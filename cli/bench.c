@@ -24,7 +24,7 @@ struct bench_options {
     uint64_t seed;
     int format;
     const char *output;
-    bool profile;
+    bool profile, csv, json; /* csv, json: short for format */
     struct cli_texts arguments;
 };
 
@@ -99,6 +99,16 @@ static const struct cli_option table[] = {
      .help = "of the results",
      .fallback = "table",
      .choices = formats},
+    {.name = "--json",
+     .kind = CLI_FLAG,
+     .offset = FIELD(json),
+     .group = "Output",
+     .help = "the same as --format json"},
+    {.name = "--csv",
+     .kind = CLI_FLAG,
+     .offset = FIELD(csv),
+     .group = "Output",
+     .help = "the same as --format csv"},
     {.name = "--output",
      .letter = 'o',
      .kind = CLI_TEXT,
@@ -372,15 +382,20 @@ static int bench_decode(struct bench *b, int64_t depth, int64_t batch, struct ro
 static int fill(struct bench *b, int64_t depth, struct rondo_error *error)
 {
     int64_t from = (int64_t)rondo_session_truncate(b->sessions[0], (size_t)depth);
+    int64_t n = depth - from, calls = (n + b->options->chunk - 1) / b->options->chunk;
+    double bandwidth = n ? cli_yardstick_read_bandwidth(b->engine.device) : 0;
     double start = cli_time();
-    int result = feed(b, 0, depth - from, error);
+    int result = feed(b, 0, n, error);
     double seconds = cli_time() - start;
-    if (!result && depth > from && seconds > 0) {
-        struct cli_bench_row *row = add_row(b, "fill", depth - from, from, 1, error);
+    if (!result && n) {
+        struct cli_bench_row *row = add_row(b, "fill", n, from, 1, error);
         if (!row)
             return RONDO_FAILED;
         row->seconds = seconds;
-        row->tok_s = (double)(depth - from) / seconds;
+        row->tok_s = (double)n / seconds;
+        row->gb_s = 1e-9 * (double)b->model_bytes * (double)calls / seconds;
+        row->bandwidth_gb_s = 1e-9 * bandwidth;
+        row->bandwidth_share = bandwidth > 0 ? 1e9 * row->gb_s / bandwidth : 0;
         row->gflops = 2e-9 * (double)rondo_context_active_macs(b->engine.context) * row->tok_s;
     }
     for (size_t s = 1; s < b->n_sessions && !result; s++)
@@ -474,11 +489,12 @@ static int print_results(const struct bench *b, struct rondo_error *error)
         .bytes_per_token = rondo_context_decode_bytes(b->engine.context, 0),
         .macs_per_token = rondo_context_active_macs(b->engine.context),
     };
+    int format = options->json ? 2 : options->csv ? 1 : options->format;
     static void (*const print[])(FILE *, const struct cli_bench_head *,
                                  const struct cli_bench_row *, size_t) = {
         cli_bench_print_table, cli_bench_print_csv, cli_bench_print_json};
     if (!options->output) {
-        print[options->format](stdout, &head, b->rows, b->n_rows);
+        print[format](stdout, &head, b->rows, b->n_rows);
         return RONDO_OK;
     }
     char *text = NULL;
@@ -486,7 +502,7 @@ static int print_results(const struct bench *b, struct rondo_error *error)
     FILE *memory = open_memstream(&text, &length);
     if (!memory)
         return rondo_fail(error, RONDO_FAILED, "out of memory");
-    print[options->format](memory, &head, b->rows, b->n_rows);
+    print[format](memory, &head, b->rows, b->n_rows);
     int result = fclose(memory) ? rondo_fail(error, RONDO_FAILED, "out of memory")
                                 : rondo_file_write(options->output, text, length, error);
     free(text);

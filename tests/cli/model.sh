@@ -109,11 +109,11 @@ expect 0 compare -m "$model" --tokens "$tokens" --b cpu,bf16 --tolerance 1 --jso
 prints '"within":true}'
 
 # ---- bench ----------------------------------------------------------------------------------------
-expect 0 bench -m "$model" --prefill 16 --decode 2 --depth 64 --batch 1,2 --repeat 1 --format json \
+expect 0 bench -m "$model" --prefill 16 --decode 2 --depth 64 --batch 1,2 --repeat 1 --json \
     -o "$work/bench.json" --quiet
 [ -s "$work/out" ] && fail "bench -o prints to stdout"
 for key in test tokens depth batch tok_s gb_s bandwidth_gb_s bandwidth_share; do
-    [ "$(grep -c "\"$key\":" "$work/bench.json")" = 4 ] || fail "bench: key $key is not in all rows"
+    [ "$(grep -c "\"$key\":[\"0-9]" "$work/bench.json")" = 4 ] || fail "bench: key $key is not in all rows"
 done
 expect 1 bench -m "$model" --depth 600 --quiet
 one_line

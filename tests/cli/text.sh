@@ -65,6 +65,22 @@ done
 expect 0 perplexity -m "$model" --file "$work/text" --ctx 16 --json --quiet
 prints '"ppl":'
 
+# ---- quantize -------------------------------------------------------------------------------------
+for format in block row; do
+    expect 0 quantize -m "$model" -o "$work/$format" --format $format --lm-head --quiet
+    expect 1 quantize -m "$model" -o "$work/$format" --format $format --lm-head --quiet
+    one_line
+    expect 0 info -m "$work/$format" --check
+    prints "f8_e4m3"
+    expect 0 run -m "$work/$format" "$prompt" -n 4 --mode fp8
+done
+expect 1 quantize -m "$work/nowhere" -o "$work/q" --quiet
+one_line
+expect 1 quantize -m "$work/row" -o "$work/q" --quiet
+one_line
+expect 2 quantize -m "$model" --format rows -o "$work/q"
+says "did you mean row?"
+
 # ---- chat -----------------------------------------------------------------------------------------
 expect 0 run -m "$model" --chat 'Hello' -n 12 --session "$work/s"
 grep -q '"user"' "$work/s.json" || fail "chat: no messages in the session's file"
