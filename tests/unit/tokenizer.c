@@ -254,6 +254,34 @@ static void test_long_text(const char *fixtures)
     rondo_tokenizer_close(tokenizer);
 }
 
+/* A pair that is queued and then changes must wait for its new rank: in "abcx" after b+c, a+b is gone, and
+ * bc+x comes before a+bc. Long enough for the heap, and the same when short. */
+static void test_stale_pair(void)
+{
+    static const char json[] = "{\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":"
+                               "false},\"model\":{\"vocab\":{"
+                               "\"a\":0,\"b\":1,\"c\":2,\"x\":3,\"bc\":4,\"ab\":5,\"bcx\":6,"
+                               "\"abc\":7},\"merges\":[\"b c\","
+                               "\"a b\",\"bc x\",\"a bc\"]}}";
+    struct rondo_error error = {0};
+    struct rondo_tokenizer *tokenizer =
+        rondo_tokenizer_parse("t.json", json, sizeof json - 1, &error);
+    EXPECT(tokenizer, "%s", error.message);
+    char text[4 * 64];
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = "abcx"[i % 4];
+    for (size_t n = 4; tokenizer && n <= sizeof text; n += 4) {
+        int32_t *ids = NULL;
+        int64_t n_ids = rondo_tokenizer_encode(tokenizer, text, n, false, &ids, &error);
+        EXPECT(n_ids == (int64_t)n / 2, "%zu bytes: %lld ids", n, (long long)n_ids);
+        for (int64_t i = 0; i < n_ids; i++)
+            EXPECT(ids[i] == (i % 2 ? 6 : 0), "%zu bytes: id %lld is %d", n, (long long)i, ids[i]);
+        if (n_ids >= 0)
+            free(ids);
+    }
+    rondo_tokenizer_close(tokenizer);
+}
+
 static void test_lookup(const char *fixtures)
 {
     struct rondo_tokenizer *tokenizer = open_fixture(fixtures, "demo");
@@ -387,6 +415,7 @@ int main(int argc, char **argv)
     test_pre_tokens(argv[1]);
     test_any_bytes(argv[1]);
     test_long_text(argv[1]);
+    test_stale_pair();
     test_lookup(argv[1]);
     test_refused();
     return test_result();
