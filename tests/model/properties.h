@@ -15,6 +15,7 @@ void property_threads(struct lab *lab); /* other numbers of threads */
 void property_fork(struct lab *lab);
 void property_save(struct lab *lab);
 void property_sync(struct lab *lab); /* with truncate and snapshot */
+void property_boundary(struct lab *lab);
 
 /* drafts.c */
 void property_tree(struct lab *lab);  /* trees, accept, go on */

@@ -152,3 +152,31 @@ void property_sync(struct lab *lab)
     rondo_session_destroy(session);
     rondo_context_destroy(context);
 }
+
+/* Returns next to a chunk boundary, and past a snapshot that other tokens have made stale. */
+void property_boundary(struct lab *lab)
+{
+    int32_t tokens[LONGEST];
+    struct rondo_context_options options = lab_options(lab);
+    struct rondo_context *context = lab_context(lab, &options);
+    for (size_t target = 126; target <= 129; target++) {
+        struct rondo_session *session = lab_session(lab, context);
+        go_on(lab, context, session, tokens, 0, 128 + lab_random(lab, 20) + 1, "to go back from");
+        size_t left = rondo_session_truncate(session, target);
+        EXPECT(left <= target, "truncated to %zu, want at most %zu", left, target);
+        go_on(lab, context, session, tokens, left, 5, "after going back to a boundary");
+        rondo_session_destroy(session);
+    }
+    struct rondo_session *session = lab_session(lab, context);
+    size_t n = go_on(lab, context, session, tokens, 0, 70, "before the first snapshot");
+    EXPECT(rondo_session_snapshot(session) == 64, "no snapshot");
+    n = go_on(lab, context, session, tokens, n, 60, "before the second snapshot");
+    EXPECT(rondo_session_snapshot(session) == 128, "no snapshot");
+    n = rondo_session_truncate(session, 100);
+    EXPECT(n == 64 || n == 100, "truncated to %zu", n); /* 100 without linear layers */
+    n = go_on(lab, context, session, tokens, n, 200 - n, "other tokens under the snapshot");
+    n = rondo_session_truncate(session, 150);
+    go_on(lab, context, session, tokens, n, 5, "past the stale snapshot");
+    rondo_session_destroy(session);
+    rondo_context_destroy(context);
+}
