@@ -1,5 +1,5 @@
-/* Kernels of the read bandwidth measurement: the sum of `size` bytes at `data` as 64-bit words, for use of the
- * loads. `size` is a multiple of 1024, `data` is 256-byte aligned. */
+/* Kernels of the read bandwidth measurement: the sum of `size` bytes at `data` as 64-bit words,
+ * for use of the loads. `size` is a multiple of 1024, `data` is 256-byte aligned. */
 #ifndef RONDO_BACKEND_CPU_BANDWIDTH_H
 #define RONDO_BACKEND_CPU_BANDWIDTH_H
 

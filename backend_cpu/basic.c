@@ -1,7 +1,8 @@
 /* The basic family over threads: every group of 128 channels is independent. */
 #include "backend_cpu/basic.h"
 
-/* Elements below which waking the threads costs more than it saves (some 5 microseconds of work). */
+/* Elements below which waking the threads costs more than it saves (some 5 microseconds of
+ * work). */
 #define INLINE_ELEMENTS 16384
 
 static const struct rondo_basic_kernels *kernels_of(struct rondo_device *device)
@@ -43,8 +44,8 @@ static void run(struct rondo_device *device, const void *op, int64_t rows, int64
         rondo_pool_run(rondo_cpu(device)->pool, task, &job);
 }
 
-/* Cuts the part [*unit, end) of all units into pieces of one row: true while there is another piece, units
- * [*first, *stop) of row *row. */
+/* Cuts the part [*unit, end) of all units into pieces of one row: true while there is another
+ * piece, units [*first, *stop) of row *row. */
 static bool next_piece(const struct job *job, int64_t *unit, int64_t end, int64_t *row,
                        int64_t *first, int64_t *stop)
 {

@@ -1,5 +1,5 @@
-/* Row kernels of the basic family: what basic.c calls and the levels provide. One row or a part of it, one
- * thread. */
+/* Row kernels of the basic family: what basic.c calls and the levels provide. One row or a part
+ * of it, one thread. */
 #ifndef RONDO_BACKEND_CPU_BASIC_H
 #define RONDO_BACKEND_CPU_BASIC_H
 
@@ -36,7 +36,8 @@ static inline float rondo_quantize_scale(float largest, bool power_of_two)
     return scale;
 }
 
-/* Where the scale of a group goes. The tensor's view of it is const because only this op writes it. */
+/* Where the scale of a group goes. The tensor's view of it is const because only this op writes
+ * it. */
 static inline float *rondo_quantize_scale_at(const struct rondo_tensor *out, int64_t row,
                                              int64_t group)
 {

@@ -1,4 +1,5 @@
-/* Kernels of the basic family over a vector of 16 floats: included once by each level, after its vector header. */
+/* Kernels of the basic family over a vector of 16 floats: included once by each level, after its
+ * vector header. */
 #include "backend_cpu/basic.h"
 #include "core/numbers.h"
 

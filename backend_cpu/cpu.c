@@ -1,4 +1,5 @@
-/* The CPU device: instruction-set levels, memory, and the op table put together from its families. */
+/* The CPU device: instruction-set levels, memory, and the op table put together from its
+ * families. */
 #include "backend_cpu/cpu.h"
 
 #include <errno.h>

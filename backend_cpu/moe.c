@@ -1,7 +1,8 @@
 /* The mixture-of-experts family over threads. */
 #include "backend_cpu/moe.h"
 
-/* Work below which waking the threads costs more than it saves: elements read, and logits routed. */
+/* Work below which waking the threads costs more than it saves: elements read, and logits
+ * routed. */
 #define INLINE_ELEMENTS 32768
 #define INLINE_LOGITS 2048
 /* Channels of a token that are one unit of combine. */

@@ -1,4 +1,5 @@
-/* Row kernels of the mixture-of-experts family: what moe.c calls and the levels provide. One row, one thread. */
+/* Row kernels of the mixture-of-experts family: what moe.c calls and the levels provide. One
+ * row, one thread. */
 #ifndef RONDO_BACKEND_CPU_MOE_H
 #define RONDO_BACKEND_CPU_MOE_H
 

@@ -1,5 +1,5 @@
-/* Kernels of the mixture-of-experts family over a vector of 16 floats: included once by each level, after its vector
- * header. */
+/* Kernels of the mixture-of-experts family over a vector of 16 floats: included once by each
+ * level, after its vector header. */
 #include "backend_cpu/moe.h"
 #include "core/numbers.h"
 
@@ -41,8 +41,8 @@ static inline void probabilities(const struct rondo_op_router *op, const float *
         v_store(p + i, v_div(v_load(p + i), total));
 }
 
-/* Largest and second largest of n ranks. Each lane keeps its own two; the lane of the largest then shows its second
- * to the others. */
+/* Largest and second largest of n ranks. Each lane keeps its own two; the lane of the largest
+ * then shows its second to the others. */
 static inline void top_two(const float *rank, int64_t n, float *first, float *second)
 {
     float lanes[16], seconds[16], tail[16];

@@ -1,7 +1,9 @@
-/* The norm family over threads: rows and heads are independent, so they are dealt out in any order. */
+/* The norm family over threads: rows and heads are independent, so they are dealt out in any
+ * order. */
 #include "backend_cpu/norm.h"
 
-/* Elements below which waking the threads costs more than it saves (some 5 microseconds of work). */
+/* Elements below which waking the threads costs more than it saves (some 5 microseconds of
+ * work). */
 #define INLINE_ELEMENTS 16384
 
 static const struct rondo_norm_kernels *kernels_of(struct rondo_device *device)

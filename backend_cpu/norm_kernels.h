@@ -1,4 +1,5 @@
-/* Kernels of the norm family over a vector of 16 floats: included once by each level, after its vector header. */
+/* Kernels of the norm family over a vector of 16 floats: included once by each level, after its
+ * vector header. */
 #include "backend_cpu/norm.h"
 #include "core/numbers.h"
 
@@ -48,7 +49,8 @@ static void LEVEL(group_norm_gate_row)(const struct rondo_op_group_norm_gate *op
     }
 }
 
-/* Reads a head, with silu and norm, into x; what lies past its end up to a whole vector is undefined. */
+/* Reads a head, with silu and norm, into x; what lies past its end up to a whole vector is
+ * undefined. */
 static inline void read_head(const struct rondo_op_qkv *op, const struct rondo_qkv_head *head,
                              float *x)
 {

@@ -1,5 +1,5 @@
-/* The threads of a CPU device: a fork-join pool that spins for a short while before it sleeps, because a
- * decoded token is several hundred runs with a few microseconds between them. */
+/* The threads of a CPU device: a fork-join pool that spins for a short while before it sleeps,
+ * because a decoded token is several hundred runs with a few microseconds between them. */
 #include "backend_cpu/cpu.h"
 
 #include <pthread.h>
@@ -53,8 +53,8 @@ static inline void pause_briefly(void)
 #endif
 }
 
-/* Waits at most the pool's spin time for *value to differ from `old`; true when it does. Looks at the clock
- * only now and then; a pause takes 10 to 50 ns depending on the machine. */
+/* Waits at most the pool's spin time for *value to differ from `old`; true when it does. Looks
+ * at the clock only now and then; a pause takes 10 to 50 ns depending on the machine. */
 static bool spin_while_equal(const struct rondo_pool *pool, const atomic_uint *value, unsigned old)
 {
     if (pool->spin == 0) {
@@ -89,9 +89,10 @@ static bool spin_until_done(struct rondo_pool *pool)
     }
 }
 
-/* Sleeping and waking pair up as in Dekker's algorithm: the sleeper announces itself and then looks at the
- * value again, the waker changes the value and then looks for sleepers, all sequentially consistent; the
- * mutex closes the gap between the sleeper's last look and its wait. */
+/* Sleeping and waking pair up as in Dekker's algorithm: the sleeper announces itself and then
+ * looks at the value again, the waker changes the value and then looks for sleepers, all
+ * sequentially consistent; the mutex closes the gap between the sleeper's last look and its
+ * wait. */
 static unsigned wait_for_task(struct rondo_pool *pool, unsigned seen)
 {
     if (!spin_while_equal(pool, &pool->generation, seen)) {

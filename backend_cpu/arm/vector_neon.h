@@ -1,5 +1,5 @@
-/* The vector of 16 floats of x86/vector_avx512.h, NEON: four registers. AArch64 rounds as x86 does; its default NaN
- * differs in sign only. */
+/* The vector of 16 floats of x86/vector_avx512.h, NEON: four registers. AArch64 rounds as x86
+ * does; its default NaN differs in sign only. */
 #ifndef RONDO_BACKEND_CPU_ARM_VECTOR_NEON_H
 #define RONDO_BACKEND_CPU_ARM_VECTOR_NEON_H
 

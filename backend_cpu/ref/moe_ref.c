@@ -1,7 +1,8 @@
-/* Reference of the mixture-of-experts family: router, group_tokens, combine. Orders stand in core/ops.h.
+/* Reference of the mixture-of-experts family: router, group_tokens, combine. Orders stand in
+ * core/ops.h.
  *
- * The router keeps no arrays: candidates stand in a total order (larger r first, then lower index), and the
- * next one taken is the first in that order behind the one taken last. */
+ * The router keeps no arrays: candidates stand in a total order (larger r first, then lower index),
+ * and the next one taken is the first in that order behind the one taken last. */
 #include "backend_cpu/moe.h"
 #include "core/numbers.h"
 
@@ -122,8 +123,8 @@ void rondo_router_ref(struct rondo_device *device, const struct rondo_op_router 
         router_row_ref(op, token, NULL);
 }
 
-/* A counting sort. offsets[e] first counts up to where expert e begins, then serves as its cursor, and so
- * ends where expert e + 1 begins. */
+/* A counting sort. offsets[e] first counts up to where expert e begins, then serves as its
+ * cursor, and so ends where expert e + 1 begins. */
 void rondo_group_tokens_ref(struct rondo_device *device, const struct rondo_op_group_tokens *op)
 {
     int32_t pairs = op->n_tokens * op->experts_per_token, sum = 0;

@@ -1,5 +1,5 @@
-/* core/numbers.h and core/dtype.h, 8 lanes at a time with AVX2: the same bits as the scalar functions, lane by
- * lane. Include only in files built with -mavx2 -mfma. */
+/* core/numbers.h and core/dtype.h, 8 lanes at a time with AVX2: the same bits as the scalar
+ * functions, lane by lane. Include only in files built with -mavx2 -mfma. */
 #ifndef RONDO_BACKEND_CPU_X86_NUMBERS_AVX2_H
 #define RONDO_BACKEND_CPU_X86_NUMBERS_AVX2_H
 

@@ -1,5 +1,6 @@
-/* core/numbers.h and core/dtype.h, 16 lanes at a time with AVX-512: the same bits as the scalar functions, lane by
- * lane. Include only in files built with -mavx512f -mavx512bw -mavx512dq -mavx512vl. */
+/* core/numbers.h and core/dtype.h, 16 lanes at a time with AVX-512: the same bits as the scalar
+ * functions, lane by lane. Include only in files built with -mavx512f -mavx512bw -mavx512dq
+ * -mavx512vl. */
 #ifndef RONDO_BACKEND_CPU_X86_NUMBERS_AVX512_H
 #define RONDO_BACKEND_CPU_X86_NUMBERS_AVX512_H
 
@@ -7,8 +8,8 @@
 
 #include <immintrin.h>
 
-/* rondo_exp. The clamps keep a NaN because max and min return their second operand then; scaling by 2^n in one
- * step equals two exact halves. */
+/* rondo_exp. The clamps keep a NaN because max and min return their second operand then; scaling
+ * by 2^n in one step equals two exact halves. */
 static inline __m512 rondo_exp_avx512(__m512 x)
 {
     x = _mm512_max_ps(_mm512_set1_ps(RONDO_EXP_LOW), x);

@@ -1,6 +1,6 @@
-/* A vector of 16 floats for the kernels of the norm, basic and moe families, AVX-512. The same names stand in
- * vector_avx2.h and arm/vector_neon.h. Partial accesses take n, the count of elements left: 16 or more is a whole
- * vector; lanes past n are read as +0 and not written. */
+/* A vector of 16 floats for the kernels of the norm, basic and moe families, AVX-512. The same
+ * names stand in vector_avx2.h and arm/vector_neon.h. Partial accesses take n, the count of
+ * elements left: 16 or more is a whole vector; lanes past n are read as +0 and not written. */
 #ifndef RONDO_BACKEND_CPU_X86_VECTOR_AVX512_H
 #define RONDO_BACKEND_CPU_X86_VECTOR_AVX512_H
 

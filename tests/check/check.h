@@ -1,13 +1,15 @@
-/* rondo-check: runs every op of a device against the reference on made-up inputs (compare dav1d's checkasm).
+/* rondo-check: runs every op of a device against the reference on made-up inputs (compare dav1d's
+ * checkasm).
  *
- * A family of ops has one file, check_FAMILY.c, with one body per op. A body goes through cases; a case is
- *     check_case(check, "T=%d D=%d %s", ...);            names it, seeds check->random, drops the last one's memory
- *     struct check_tensor *x = check_tensor(...);        memory on both devices, filled alike
- *     struct rondo_op_rmsnorm op[2];                     one op per side: addresses differ
+ * A family of ops has one file, check_FAMILY.c, with one body per op. A body goes through cases; a
+ * case is
+ *     check_case(check, "T=%d D=%d %s", ...);        names it, seeds check->random, frees the last one
+ *     struct check_tensor *x = check_tensor(...);    memory on both devices, filled alike
+ *     struct rondo_op_rmsnorm op[2];                 one op per side: addresses differ
  *     check_run(check, RONDO_OP_RMSNORM, &op[0], &op[1]);
- *     check_compare(check, out, ...);                    bits on CPU devices, NMSE on others
- * and check_case or the end of the body then looks at the guard zones of all memory and at the inputs.
- * Side CHECK_REFERENCE is a device "cpu:ref", side CHECK_TESTED the device under test. */
+ *     check_compare(check, out, ...);                bits on CPU devices, NMSE on others
+ * and check_case or the end of the body then looks at the guard zones of all memory and at the
+ * inputs. Side CHECK_REFERENCE is a device "cpu:ref", side CHECK_TESTED the device under test. */
 #ifndef RONDO_TESTS_CHECK_H
 #define RONDO_TESTS_CHECK_H
 
@@ -23,7 +25,7 @@ struct check {
     struct rondo_device *device[2];
     const char *device_name; /* of the tested one */
     bool exact;              /* the tested device is a CPU: results must agree bit for bit */
-    bool is_reference;       /* the tested device is cpu:ref: bodies compare it with double precision */
+    bool is_reference; /* the tested device is cpu:ref: bodies compare it with double precision */
     bool bench;
     uint64_t seed;   /* of the whole run */
     uint64_t random; /* state of the case's generator */
@@ -58,28 +60,32 @@ void check_fail(struct check *check, const char *format, ...) RONDO_PRINTF(2, 3)
 /* Makes both devices' workspace for ops within the limits; zero fields need none. */
 void check_reserve(struct check *check, const struct rondo_limits *limits);
 
-/* Runs the op on both devices and waits. rondo_op_check must let it through. The structs are the two sides'
- * `struct rondo_op_...`. */
+/* Runs the op on both devices and waits. rondo_op_check must let it through. The structs are the
+ * two sides' `struct rondo_op_...`. */
 void check_run(struct check *check, enum rondo_op op, const void *reference, const void *tested);
 
-/* Times the op on the tested device when `check->bench`; the current case's name stands beside the result.
- * `bytes` and `operations` are what one call has to move and to compute (multiply and add count as two). */
-void check_bench(struct check *check, enum rondo_op op, const void *tested, double bytes, double operations);
+/* Times the op on the tested device when `check->bench`; the current case's name stands beside
+ * the result. `bytes` and `operations` are what one call has to move and to compute (multiply
+ * and add count as two). */
+void check_bench(struct check *check, enum rondo_op op, const void *tested, double bytes,
+                 double operations);
 
 /* ---- random numbers -------------------------------------------------------------------------- */
 
 uint64_t check_random(struct check *check);
-int32_t check_random_range(struct check *check, int32_t low, int32_t high); /* low .. high, both included */
-double check_random_uniform(struct check *check);                          /* [0, 1) */
+int32_t check_random_range(struct check *check, int32_t low,
+                           int32_t high);         /* low .. high, both included */
+double check_random_uniform(struct check *check); /* [0, 1) */
 double check_random_normal(struct check *check);
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* Bytes on both devices between guard zones, and their image on the host. Released with the case. */
+/* Bytes on both devices between guard zones, and their image on the host. Released with the
+ * case. */
 struct check_buffer {
     size_t size;
-    void *host;    /* [size] what check_upload writes to both sides */
-    void *data[2]; /* [size] on each side's device */
+    void *host;      /* [size] what check_upload writes to both sides */
+    void *data[2];   /* [size] on each side's device */
     void *result[2]; /* [size] on the host, as check_download read it */
     const char *name;
     bool constant; /* no op may change it */
@@ -90,7 +96,8 @@ struct check_buffer *check_buffer(struct check *check, size_t size, const char *
 void check_upload(struct check *check, struct check_buffer *buffer);
 void check_download(struct check *check, struct check_buffer *buffer);
 /* A constant buffer that holds a copy of host data. */
-struct check_buffer *check_input(struct check *check, const void *data, size_t size, const char *name);
+struct check_buffer *check_input(struct check *check, const void *data, size_t size,
+                                 const char *name);
 /* A buffer of guard bytes, for an op to write. */
 struct check_buffer *check_output(struct check *check, size_t size, const char *name);
 
@@ -121,16 +128,18 @@ struct check_tensor {
     struct rondo_tensor host;            /* the image on the host, for evaluations in double */
 };
 
-/* An input. Rows stand columns + gap elements apart; the gap holds guards. FP8 tensors never hold NaN codes; with
- * scales, these lie in 2^-10 .. 2^-2. */
-struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows, int64_t columns,
-                                  int64_t gap, enum check_scale scale, enum check_fill fill, const char *name);
+/* An input. Rows stand columns + gap elements apart; the gap holds guards. FP8 tensors never
+ * hold NaN codes; with scales, these lie in 2^-10 .. 2^-2. */
+struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
+                                  int64_t columns, int64_t gap, enum check_scale scale,
+                                  enum check_fill fill, const char *name);
 /* An output, holding guards. With scales these are outputs, too. */
 struct check_tensor *check_tensor_output(struct check *check, enum rondo_dtype dtype, int64_t rows,
                                          int64_t columns, int64_t gap, enum check_scale scale,
                                          const char *name);
 /* `n` floats that no op may change. */
-struct check_buffer *check_floats(struct check *check, int64_t n, enum check_fill fill, const char *name);
+struct check_buffer *check_floats(struct check *check, int64_t n, enum check_fill fill,
+                                  const char *name);
 
 /* ---- batches --------------------------------------------------------------------------------- */
 
@@ -143,8 +152,9 @@ struct check_batch_options {
     bool padding; /* some sequences have slot -1 */
 };
 
-/* A random ragged batch. Positions and tokens of padding are -1. Slots and pages are a random choice without
- * repetition out of n_slots and n_pages; entries of the page table that are not needed are -1. */
+/* A random ragged batch. Positions and tokens of padding are -1. Slots and pages are a random
+ * choice without repetition out of n_slots and n_pages; entries of the page table that are not
+ * needed are -1. */
 struct check_batch {
     struct rondo_batch side[2], host;
     struct rondo_batch_sequence *sequences; /* [B] host */
@@ -155,15 +165,17 @@ struct check_batch *check_batch(struct check *check, const struct check_batch_op
 
 /* ---- comparison ------------------------------------------------------------------------------ */
 
-/* Compares an output of both sides, gaps between rows included: bit for bit on CPU devices (any NaN equals any
- * NaN), else by NMSE over defined rows. `undefined` [rows]: rows to leave out, or NULL. */
-void check_compare(struct check *check, struct check_tensor *tensor, const bool *undefined, double nmse);
-/* The same for a plain array of `n` elements; `undefined` [n]: elements to leave out, or NULL. i32 must agree
- * exactly on every device. */
-void check_compare_array(struct check *check, struct check_buffer *buffer, enum rondo_dtype dtype, int64_t n,
-                         const bool *undefined, double nmse);
-/* Compares the reference's output with values in double [rows, columns]: NMSE over all rows but those
- * `undefined`. For is_reference. */
+/* Compares an output of both sides, gaps between rows included: bit for bit on CPU devices (any
+ * NaN equals any NaN), else by NMSE over defined rows. `undefined` [rows]: rows to leave out, or
+ * NULL. */
+void check_compare(struct check *check, struct check_tensor *tensor, const bool *undefined,
+                   double nmse);
+/* The same for a plain array of `n` elements; `undefined` [n]: elements to leave out, or NULL.
+ * i32 must agree exactly on every device. */
+void check_compare_array(struct check *check, struct check_buffer *buffer, enum rondo_dtype dtype,
+                         int64_t n, const bool *undefined, double nmse);
+/* Compares the reference's output with values in double [rows, columns]: NMSE over all rows but
+ * those `undefined`. For is_reference. */
 void check_compare_double(struct check *check, struct check_tensor *tensor, const double *expected,
                           const bool *undefined, double nmse);
 

@@ -70,7 +70,8 @@ static void check_embedding(struct check *check)
 
 /* ---- quantize -------------------------------------------------------------------------------- */
 
-/* Every value must come back within half a step of its code: 1/16 of the value, or 2^-10 below 2^-6. */
+/* Every value must come back within half a step of its code: 1/16 of the value, or 2^-10 below
+ * 2^-6. */
 static void quantize_bounds(struct check *check, const struct check_tensor *x,
                             struct check_tensor *out, bool power_of_two)
 {

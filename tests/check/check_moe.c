@@ -43,8 +43,8 @@ static int compare_ranked(const void *a, const void *b)
     return x->index - y->index;
 }
 
-/* The ids a row must get, best first, by sorting; `margin` is the smallest gap between values whose order
- * decides something. */
+/* The ids a row must get, best first, by sorting; `margin` is the smallest gap between values
+ * whose order decides something. */
 static void route_double(const struct router_shape *shape, const double *p, const float *bias,
                          struct ranked *group, struct ranked *expert, double *margin)
 {

@@ -11,7 +11,8 @@ static double tolerance(enum rondo_dtype dtype, double f32)
     return dtype == RONDO_F32 ? f32 : 1e-5;
 }
 
-/* The same against double precision, where a tensor may be a single bf16 with the largest rounding error. */
+/* The same against double precision, where a tensor may be a single bf16 with the largest
+ * rounding error. */
 static double double_tolerance(enum rondo_dtype dtype, double f32)
 {
     return dtype == RONDO_F32 ? f32 : 0x1p-16;

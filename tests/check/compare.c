@@ -33,7 +33,8 @@ static void fail_at(struct check *check, const char *name, const void *const res
                bits_of(result[CHECK_REFERENCE], dtype, index, &nan));
 }
 
-/* Sums for the normalised mean square error; one that is not finite on one side only makes it infinite. */
+/* Sums for the normalised mean square error; one that is not finite on one side only makes it
+ * infinite. */
 struct error_sum {
     double difference, reference;
 };

@@ -1,4 +1,5 @@
-/* Memory of a check: random numbers, buffers between guard zones on both devices, filled tensors. */
+/* Memory of a check: random numbers, buffers between guard zones on both devices, filled
+ * tensors. */
 #include "tests/check/internal.h"
 
 #include <math.h>
@@ -6,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* 0xff reads as NaN in every floating dtype: what is read outside of a tensor shows in the results, too. */
+/* 0xff reads as NaN in every floating dtype: what is read outside of a tensor shows in the
+ * results, too. */
 #define GUARD_BYTE 0xff
 #define GUARD_SIZE 256
 

@@ -1,10 +1,12 @@
-/* Conversions of every code of the small dtypes, and rounding to them, against their definitions in double. */
+/* Conversions of every code of the small dtypes, and rounding to them, against their definitions
+ * in double. */
 #include "core/dtype.h"
 #include "tests/unit/test.h"
 
 #include <math.h>
 
-/* The value of a code with the given field widths, from the definition; NaN and infinity are the caller's. */
+/* The value of a code with the given field widths, from the definition; NaN and infinity are the
+ * caller's. */
 static double value_of(uint32_t code, int exponent_bits, int mantissa_bits)
 {
     int bias = (1 << (exponent_bits - 1)) - 1;

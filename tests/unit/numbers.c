@@ -1,4 +1,5 @@
-/* exp and its kin: accuracy of the scalar functions, and that the vector twins give the very same bits. */
+/* exp and its kin: accuracy of the scalar functions, and that the vector twins give the very
+ * same bits. */
 #include "core/numbers.h"
 #include "backend_cpu/cpu.h"
 #include "tests/unit/numbers.h"

@@ -1,5 +1,5 @@
-/* The vector twins of core/numbers.h and core/dtype.h, applied to 16 floats: one function per level, each in a file
- * built with its flags. */
+/* The vector twins of core/numbers.h and core/dtype.h, applied to 16 floats: one function per
+ * level, each in a file built with its flags. */
 #ifndef RONDO_TESTS_UNIT_NUMBERS_H
 #define RONDO_TESTS_UNIT_NUMBERS_H
 
