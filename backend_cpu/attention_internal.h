@@ -28,7 +28,8 @@ struct rondo_product {
     int32_t rows, columns, n; /* columns: a multiple of 16 */
     enum rondo_product_start start;
     enum rondo_dtype b_dtype; /* f32 or bf16 */
-    const void *ahead;        /* memory of b's shape that is read soon, or NULL */
+    const void *ahead;        /* memory of ahead_size bytes that is read soon, or NULL */
+    int64_t ahead_size;
 };
 
 /* Counts of channels are multiples of 16; arrays are f32 and need no alignment, dtypes are f32 or bf16. */

@@ -32,7 +32,9 @@ ALWAYS_INLINE void tile(const struct rondo_product *p, int32_t row, int32_t colu
     const size_t size = is_bf16 ? 2 : 4;
     const char *b = (const char *)p->b + column * size;
     const int32_t n = p->n;
-    const char *ahead = p->ahead ? (const char *)p->ahead + column * size : NULL;
+    const int64_t share = p->ahead_size * (VECTORS * VW) / p->columns;
+    const char *ahead = p->ahead ? (const char *)p->ahead + share * column / (VECTORS * VW) : NULL;
+    const int64_t ahead_step = n > 0 ? share / n : 0;
 
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < VECTORS; i++)
@@ -48,9 +50,9 @@ ALWAYS_INLINE void tile(const struct rondo_product *p, int32_t row, int32_t colu
         for (int i = 0; i < VECTORS; i++)
             right[i] = load_as_f32(b, i * VW, is_bf16);
         if (ahead) {
-            for (size_t at = 0; at < VECTORS * VW * size; at += 64)
+            for (int64_t at = 0; at < ahead_step; at += 64)
                 __builtin_prefetch(ahead + at, 0, 2);
-            ahead += b_stride * (int64_t)size;
+            ahead += ahead_step;
         }
         for (int r = 0; r < ROWS; r++) {
             V left = v_set1(a[r * a_stride + j]);

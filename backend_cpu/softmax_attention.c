@@ -130,7 +130,10 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
     enum rondo_dtype dtype = op->cache.dtype, v_dtype = dtype;
     int32_t hd = op->head_dim, group = task->job->group;
     const void *v = keys->v;
+    /* While keys are transposed the values are asked for, then half of the next keys each time. */
     bool asks_ahead = n <= AHEAD_ROWS;
+    int64_t half = RONDO_CHUNK * (int64_t)hd * (int64_t)rondo_dtype_size(dtype) / 2;
+    const char *k_ahead = asks_ahead ? keys->k_ahead : NULL;
 
     kernels->transpose(s->keys, keys->k, dtype, hd, keys->n, hd, asks_ahead ? v : NULL);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
@@ -149,7 +152,9 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
                                              .rows = n,
                                              .columns = (keys->n + 15) & ~15,
                                              .n = hd,
-                                             .start = RONDO_START_ZERO});
+                                             .start = RONDO_START_ZERO,
+                                             .ahead = k_ahead,
+                                             .ahead_size = half});
     for (int32_t r = 0; r < n; r++) {
         float *row = ml + 2 * (first + r);
         s->factor[r] = kernels->softmax(x + (size_t)r * RONDO_CHUNK, limit[r / group], op->scale,
@@ -167,7 +172,8 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
                                    .start = keys->is_first ? RONDO_START_ZERO : RONDO_START_SCALE,
                                    .scale = s->factor,
                                    .scale_step = 1,
-                                   .ahead = asks_ahead ? keys->k_ahead : NULL};
+                                   .ahead = k_ahead ? k_ahead + half : NULL,
+                                   .ahead_size = half};
     rondo_product_staircase(kernels, &values, limit, group);
 }
 
