@@ -36,7 +36,8 @@ void rondo_pool_barrier(struct rondo_pool *pool);
 int64_t rondo_pool_next(struct rondo_pool *pool);
 
 /* Thread `thread`'s part [*first, *end) of n items in units of `grain`. */
-static inline void rondo_split(int64_t n, int64_t grain, int thread, int threads, int64_t *first, int64_t *end)
+static inline void rondo_split(int64_t n, int64_t grain, int thread, int threads, int64_t *first,
+                               int64_t *end)
 {
     int64_t units = (n + grain - 1) / grain;
     int64_t a = units * thread / threads * grain, b = units * (thread + 1) / threads * grain;
@@ -65,11 +66,16 @@ static inline struct rondo_cpu_device *rondo_cpu(struct rondo_device *device)
 /* ---- op families ----------------------------------------------------------------------------- */
 
 /* Each sets its slots for a level: the references first, then what the level overrides. */
-void rondo_cpu_gemm_init(struct rondo_ops *ops, enum rondo_cpu_level level);      /* gemm, grouped_gemm */
-void rondo_cpu_attention_init(struct rondo_ops *ops, enum rondo_cpu_level level); /* linear, softmax, accept */
-void rondo_cpu_norm_init(struct rondo_ops *ops, enum rondo_cpu_level level);      /* rmsnorm, group_norm_gate, qkv */
-void rondo_cpu_moe_init(struct rondo_ops *ops, enum rondo_cpu_level level);       /* router, group_tokens, combine */
-void rondo_cpu_basic_init(struct rondo_ops *ops, enum rondo_cpu_level level);     /* embedding, quantize, swiglu */
+void rondo_cpu_gemm_init(struct rondo_ops *ops,
+                         enum rondo_cpu_level level); /* gemm, grouped_gemm */
+void rondo_cpu_attention_init(struct rondo_ops *ops,
+                              enum rondo_cpu_level level); /* linear, softmax, accept */
+void rondo_cpu_norm_init(struct rondo_ops *ops,
+                         enum rondo_cpu_level level); /* rmsnorm, group_norm_gate, qkv */
+void rondo_cpu_moe_init(struct rondo_ops *ops,
+                        enum rondo_cpu_level level); /* router, group_tokens, combine */
+void rondo_cpu_basic_init(struct rondo_ops *ops,
+                          enum rondo_cpu_level level); /* embedding, quantize, swiglu */
 
 /* Bytes of workspace a family needs within the limits. */
 size_t rondo_cpu_gemm_workspace(const struct rondo_limits *limits, int threads);
@@ -85,10 +91,13 @@ void rondo_quantize_ref(struct rondo_device *device, const struct rondo_op_quant
 void rondo_gemm_ref(struct rondo_device *device, const struct rondo_op_gemm *op);
 void rondo_grouped_gemm_ref(struct rondo_device *device, const struct rondo_op_grouped_gemm *op);
 void rondo_qkv_ref(struct rondo_device *device, const struct rondo_op_qkv *op);
-void rondo_linear_attention_ref(struct rondo_device *device, const struct rondo_op_linear_attention *op);
-void rondo_softmax_attention_ref(struct rondo_device *device, const struct rondo_op_softmax_attention *op);
+void rondo_linear_attention_ref(struct rondo_device *device,
+                                const struct rondo_op_linear_attention *op);
+void rondo_softmax_attention_ref(struct rondo_device *device,
+                                 const struct rondo_op_softmax_attention *op);
 void rondo_accept_ref(struct rondo_device *device, const struct rondo_op_accept *op);
-void rondo_group_norm_gate_ref(struct rondo_device *device, const struct rondo_op_group_norm_gate *op);
+void rondo_group_norm_gate_ref(struct rondo_device *device,
+                               const struct rondo_op_group_norm_gate *op);
 void rondo_router_ref(struct rondo_device *device, const struct rondo_op_router *op);
 void rondo_group_tokens_ref(struct rondo_device *device, const struct rondo_op_group_tokens *op);
 void rondo_swiglu_ref(struct rondo_device *device, const struct rondo_op_swiglu *op);

@@ -10,7 +10,7 @@ size_t rondo_device_list(struct rondo_device_info *devices, size_t capacity)
     size_t count = 0;
     for (size_t i = 0; rondo_backends[i]; i++) {
         size_t used = count < capacity ? count : capacity;
-        count += rondo_backends[i]->list(devices + used, capacity - used);
+        count += rondo_backends[i]->list(devices ? devices + used : NULL, capacity - used);
     }
     return count;
 }

@@ -329,8 +329,9 @@ static int read_front(struct stream *stream, struct front *front,
     int32_t vocabulary = context->model->config.vocab_size;
     for (size_t i = 0; i < length; i++) {
         if (front->tokens[i] < 0 || front->tokens[i] >= vocabulary)
-            return rondo_fail(stream->error, RONDO_FAILED, "%s: token %zu: id out of range (got %d, want 0 to %d)",
-                              stream->path, i, front->tokens[i], vocabulary - 1);
+            return rondo_fail(stream->error, RONDO_FAILED,
+                              "%s: token %zu: id out of range (got %d, want 0 to %d)", stream->path,
+                              i, front->tokens[i], vocabulary - 1);
     }
     return RONDO_OK;
 }

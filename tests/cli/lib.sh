@@ -1,5 +1,6 @@
 # Shared by the tests of the program: sourced with $1 the program, $2 tests/fixtures.
 # Every check prints what failed; the script ends with 1 if any did.
+# shellcheck shell=sh disable=SC2034
 rondo=$1
 fixtures=$2
 work=$(mktemp -d) || exit 1
