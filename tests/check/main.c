@@ -15,6 +15,7 @@
 static const struct check_family *const families[] = {
     &check_family_attention,
     &check_family_basic,
+    &check_family_gemm,
     &check_family_moe,
     &check_family_norm,
 };
