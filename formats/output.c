@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -123,6 +124,16 @@ static int sync_directory(const char *path)
     return result;
 }
 
+/* Written pages stay in memory in the small units they came in. Read back from disk, a file system with large
+ * folios maps them as huge pages (see rondo_safetensors_open), which was measured to be read 1.5 times as fast.
+ * Small files are better kept. */
+static void forget_pages(int descriptor)
+{
+    struct stat info;
+    if (fstat(descriptor, &info) == 0 && info.st_size >= (off_t)64 << 20)
+        posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 int rondo_output_finish(struct rondo_output *output, struct rondo_error *error)
 {
     int status = RONDO_OK;
@@ -135,6 +146,8 @@ int rondo_output_finish(struct rondo_output *output, struct rondo_error *error)
     else if (sync_directory(output->path) != 0)
         rondo_log(RONDO_LOG_WARNING, "%s: cannot sync the directory: %s", output->path,
                   strerror(errno));
+    if (!status)
+        forget_pages(output->descriptor);
     if (status) {
         rondo_output_abort(output);
         return status;

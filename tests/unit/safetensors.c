@@ -98,6 +98,7 @@ static void test_malformed(void)
         {"{" TENSOR("a", "F32", "[1]", "[0,4,8]") "}", 4, "data_offsets"},
         {"{" TENSOR("a", "F32", "[1]", "[4,0]") "}", 4, "data_offsets"},
         {"{" TENSOR("a", "F32", "[1]", "[-4,0]") "}", 4, "data_offsets"},
+        {"{" TENSOR("a", "F32", "[2]", "[0,4]") "}", 4, "got 4, want 8"},
         {"{" TENSOR("a", "F32", "[1]", "[0,5]") "}", 5, "got 5, want 4"},
         {"{" TENSOR("a", "F32", "[1]", "[0,18446744073709551616]") "}", 4, "data_offsets"},
         {"{" TENSOR("a", "F32", "[1]", "[0,4]") "}", 3, "1 bytes are missing"},
