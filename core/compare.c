@@ -130,7 +130,7 @@ static void compare_value(struct comparison *c, const char *label, const struct 
 {
     read_value(c, c->a, a, c->host_a);
     read_value(c, c->b, b, c->host_b);
-    accumulate(find_row(c, label, a->layer), c->host_a, c->host_b, value_count(c->a, a));
+    accumulate(find_row(c, label, c->layer), c->host_a, c->host_b, value_count(c->a, a));
 }
 
 static void compare_hidden(struct comparison *c, int32_t layer)
