@@ -51,7 +51,7 @@ void rondo_product_staircase(const struct rondo_attention_kernels *kernels,
             part.scale = product->scale + (int64_t)first * product->scale_step;
         for (int32_t row = first; row < end; row++) {
             int32_t n = limit[row / rows_per_limit];
-            if (row > first && n == done)
+            if (n == done)
                 continue;
             part.c = product->c + row * product->c_stride;
             part.a = product->a + row * product->a_stride + done;

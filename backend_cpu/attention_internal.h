@@ -59,7 +59,8 @@ extern const struct rondo_attention_kernels rondo_attention_kernels_neon;
 const struct rondo_attention_kernels *rondo_attention_kernels(enum rondo_cpu_level level,
                                                               int32_t head_dim);
 
-/* The product where row r only takes j < limit[r / rows_per_limit]; limits do not decrease. */
+/* The product where row r only takes j < limit[r / rows_per_limit]; limits are at least 1 and do not
+ * decrease. */
 void rondo_product_staircase(const struct rondo_attention_kernels *kernels,
                              const struct rondo_product *product, const int32_t *limit,
                              int32_t rows_per_limit);

@@ -77,7 +77,8 @@ static void test_level(struct rondo_device *device)
     options = (struct layer_options){6, 1, 20, 1, 300, 1, RONDO_F32};
     compare(device, &options, 130, 9, 1, 1e-11);
     options = (struct layer_options){2, 1, 16, 1, 3000, 1, RONDO_F32};
-    compare(device, &options, is_reference ? 1100 : 3000, 20, 1, 1e-11);
+    /* The last tokens, one or a few a call, cross from one segment into the next. */
+    compare(device, &options, is_reference ? 1040 : 2064, 30, 1, 1e-11);
 }
 
 int main(void)
