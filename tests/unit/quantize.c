@@ -3,6 +3,7 @@
 #include "core/model.h"
 #include "core/weights.h"
 #include "formats/quantize.h"
+#include "formats/quantize_rows.h"
 #include "formats/safetensors.h"
 #include "formats/synth.h"
 
@@ -178,6 +179,56 @@ static void test_rounding(void)
     EXPECT(wrong == 0, "%ld codes differ", wrong);
 }
 
+/* Floors of the scales, exact powers of two, and blocks that stick out of the matrix. */
+static void test_scales(void)
+{
+    static float values[3 * 130];
+    static uint8_t codes[3 * 130];
+    float scales[2] = {0}, workspace[130];
+    int64_t row, column;
+    struct rondo_quantize_matrix matrix = {
+        .data = values, .dtype = RONDO_F32, .rows = 3, .columns = 130};
+    values[1] = -1e-6f;
+    values[2 * 130 + 129] = 56; /* 448 / 8 */
+    EXPECT(rondo_quantize_block_panel(&matrix, 0, codes, scales, &row, &column), "not finite");
+    EXPECT(scales[0] == 1e-4f / 448 && scales[1] == 0.125f, "scales %g, %g", scales[0], scales[1]);
+    EXPECT(codes[1] == rondo_f32_to_e4m3(-1e-6f / scales[0]) && codes[2 * 130 + 129] == 0x7e &&
+               codes[0] == 0,
+           "codes");
+    matrix.power_of_two = true;
+    EXPECT(rondo_quantize_block_panel(&matrix, 0, codes, scales, &row, &column), "not finite");
+    EXPECT(scales[0] == exp2f(ceilf(log2f(1e-4f / 448))) && scales[1] == 0.125f, "scales %g, %g",
+           scales[0], scales[1]);
+    EXPECT(rondo_quantize_row(&matrix, 2, workspace, codes, scales, &column) && scales[0] == 0.125f,
+           "scale %g", scales[0]);
+    EXPECT(rondo_quantize_row(&matrix, 1, workspace, codes, scales, &column) &&
+               scales[0] == FLT_EPSILON,
+           "scale %g of zeros", scales[0]);
+}
+
+/* Matrices of several blocks both ways. */
+static void test_large(void)
+{
+    struct rondo_error error = {.status = RONDO_OK};
+    struct rondo_synth_options large = {.preset = "small", .layers = 1};
+    const char *source = scratch_path("large"), *to = scratch_path("large-block");
+    struct rondo_quantize_options options = {.kind = RONDO_QUANTIZATION_BLOCK};
+    EXPECT(rondo_synth(&large, source, &error) == RONDO_OK, "%s", error.message);
+    EXPECT(rondo_quantize(source, to, &options, &error) == RONDO_OK, "%s", error.message);
+    struct rondo_model *from = rondo_model_open(source, NULL, &error),
+                       *after = rondo_model_open(to, NULL, &error);
+    static const char *const names[] = {"model.layers.0.mlp.gate_proj.weight",
+                                        "model.layers.0.mlp.down_proj.weight",
+                                        "model.layers.0.attention.query_key_value.weight"};
+    EXPECT(from && after, "%s", error.message);
+    for (size_t i = 0; from && after && i < 3; i++)
+        EXPECT(compare_matrix(after, rondo_model_find(from, names[i]),
+                              rondo_model_find(after, names[i]), true, false) == 0,
+               "%s", names[i]);
+    rondo_model_close(from);
+    rondo_model_close(after);
+}
+
 /* ---- interrupted runs ------------------------------------------------------------------------- */
 
 static int kill_at(void *user, const char *what, uint64_t done, uint64_t total)
@@ -265,6 +316,11 @@ static void test_interruptions(void)
     EXPECT(quantize(source, to, RONDO_QUANTIZATION_ROW, 2, &error) == RONDO_FAILED &&
                strstr(error.message, "other options"),
            "%s", error.message);
+    /* something else under the name of a finished shard */
+    char path[700];
+    snprintf(path, sizeof path, "%s/model-00001-of-00006.safetensors", to);
+    EXPECT(access(path, F_OK) == 0, "%s", path);
+    scratch_write_text(path, "not a shard");
     EXPECT(quantize(source, to, RONDO_QUANTIZATION_BLOCK, 3, &error) == RONDO_OK, "%s",
            error.message);
     EXPECT(scratch_same_directory(to, whole), "resumed after a cancelled and a failed run");
@@ -408,7 +464,9 @@ int main(void)
 {
     scratch_begin();
     test_rounding();
+    test_scales();
     test_values();
+    test_large();
     test_kill();
     test_interruptions();
     test_full_disk();

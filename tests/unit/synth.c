@@ -3,6 +3,7 @@
 #include "core/model.h"
 #include "formats/output.h"
 #include "formats/synth.h"
+#include "formats/synth_fill.h"
 
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
@@ -212,6 +213,23 @@ static void test_tokenizer(void)
     rondo_tokenizer_close(tokenizer);
 }
 
+/* Any part of a tensor, made alone, is that part of the whole. */
+static void test_parts(void)
+{
+    static struct rondo_synth_tables tables;
+    static const enum rondo_dtype dtypes[] = {RONDO_BF16, RONDO_F16, RONDO_F8_E4M3, RONDO_F32};
+    static char whole[1000 * 4], part[1000 * 4];
+    rondo_synth_tables_fill(&tables);
+    for (int fill = RONDO_SYNTH_NORMAL; fill <= RONDO_SYNTH_SCALES; fill++) {
+        enum rondo_dtype dtype = dtypes[fill];
+        size_t element = rondo_dtype_size(dtype), first = 504, n = 491;
+        rondo_synth_elements(&tables, fill, 99, 0.5f, dtype, 0, 1000, whole);
+        rondo_synth_elements(&tables, fill, 99, 0.5f, dtype, first, n, part);
+        EXPECT(memcmp(whole + first * element, part, n * element) == 0, "fill %d", fill);
+        EXPECT(memcmp(whole, part, n * element) != 0, "fill %d repeats itself", fill);
+    }
+}
+
 static int stop_halfway(void *user, const char *what, uint64_t done, uint64_t total)
 {
     return done > total / 2;
@@ -257,6 +275,7 @@ int main(void)
     test_sizes();
     test_contents();
     test_tokenizer();
+    test_parts();
     test_determinism();
     test_refusals();
     scratch_end();
