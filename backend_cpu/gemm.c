@@ -3,7 +3,9 @@
  * ordinary one has a job for each part. */
 #include "backend_cpu/gemm_internal.h"
 
+#include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 /* Bytes of weights in a task of a GEMV: some microseconds of work. */
 #define GEMV_TASK_BYTES (96 << 10)
@@ -33,7 +35,7 @@ struct run {
     const struct rondo_op_grouped_gemm *grouped; /* one of the two is NULL */
     int64_t jobs;
     int64_t columns; /* of the tasks of products of many rows */
-    bool residual;
+    bool residual, avoid_subnormals;
     size_t thread_size; /* bytes of workspace of a thread */
 };
 
@@ -230,6 +232,41 @@ static void load_input(const struct run *run, const struct job *job, struct scra
     scratch->held_unscale = unscale;
 }
 
+static double multiply_time(float small)
+{
+    volatile float factor = small;
+    float sum[16] = {0};
+    struct timespec start, end;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (int i = 0; i < 64; i++) {
+        float x = factor;
+        for (int j = 0; j < 16; j++)
+            sum[j] += x * (float)(j + 1);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    for (int j = 0; j < 16; j++)
+        factor = sum[j];
+    return (double)(end.tv_sec - start.tv_sec) * 1e9 + (double)(end.tv_nsec - start.tv_nsec);
+}
+
+/* Whether products with subnormal f32 take far longer than others: about a hundred cycles on processors that
+ * leave them to microcode. Measured once. */
+static bool subnormals_are_slow(void)
+{
+    static atomic_int known; /* 0: not measured, 1: no, 2: yes */
+    int value = atomic_load_explicit(&known, memory_order_relaxed);
+    if (value == 0) {
+        double normal = 1e9, subnormal = 1e9, time;
+        for (int i = 0; i < 8; i++) {
+            normal = (time = multiply_time(1.5f)) < normal ? time : normal;
+            subnormal = (time = multiply_time(0x1.8p-130f)) < subnormal ? time : subnormal;
+        }
+        value = subnormal > 3 * normal ? 2 : 1;
+        atomic_store_explicit(&known, value, memory_order_relaxed);
+    }
+    return value == 2;
+}
+
 /* Output channels [first, end). `next`: weights this thread will want afterwards. */
 static void run_gemv(const struct run *run, const struct job *job, struct scratch *scratch,
                      int64_t first, int64_t end, const uint8_t *next)
@@ -245,6 +282,7 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
         .stride = scratch->capacity,
         .scale_stride = scratch->capacity / RONDO_BLOCK,
         .unscale = unscale_of(run, job),
+        .avoid_subnormals = run->avoid_subnormals,
     };
     for (int64_t n = first; n < end; n += tile) {
         int64_t count = min64(end - n, tile);
@@ -363,6 +401,7 @@ static void start(struct run *run, int64_t channels)
     int64_t threads = rondo_pool_threads(run->cpu->pool), step = run->kernels->columns;
     int64_t columns = round_up(channels / (threads * 8) + 1, step);
     run->columns = columns > BLOCK_COLUMNS ? BLOCK_COLUMNS : columns;
+    run->avoid_subnormals = subnormals_are_slow();
     run->thread_size = lay_out(NULL, rondo_tensor_columns(run->x), NULL);
     rondo_pool_run(run->cpu->pool, run_tasks, run);
 }

@@ -40,6 +40,9 @@ struct rondo_gemm_input {
     const float *scale;  /* [m, scale_stride] of the blocks, or NULL */
     int64_t stride, scale_stride;
     float unscale; /* 2^t */
+    /* Weights with subnormal codes are taken as true values, because w * 2^-120 would be subnormal in f32
+     * and this processor takes long over these. */
+    bool avoid_subnormals;
 };
 
 struct rondo_gemm_kernels {

@@ -114,11 +114,12 @@ static inline __attribute__((always_inline)) void ahead_fetch(struct ahead *ahea
 
 struct step {
     vi bits[GROUPS][STEP_DWORDS];
-    bool fast[PARTS]; /* of E4M3: no code in these dwords is subnormal or zero */
+    bool fast
+        [PARTS]; /* of E4M3: no code in these dwords is subnormal or zero, or none was looked for */
 };
 
 static inline __attribute__((always_inline)) void
-load_step(const uint8_t *const *row, int64_t offset, int bytes, struct ahead *ahead,
+load_step(const uint8_t *const *row, int64_t offset, int bytes, bool look, struct ahead *ahead,
           enum rondo_dtype dtype, struct step *step)
 {
     vi least[PARTS];
@@ -134,7 +135,7 @@ load_step(const uint8_t *const *row, int64_t offset, int bytes, struct ahead *ah
             }
         else
             transpose_bytes(row + g * LANES, offset, bytes, step->bits[g]);
-        if (dtype == RONDO_F8_E4M3)
+        if (dtype == RONDO_F8_E4M3 && look)
 #pragma GCC unroll 16
             for (int q = 0; q < STEP_DWORDS; q++)
                 least[q / PART_DWORDS] =
@@ -142,7 +143,7 @@ load_step(const uint8_t *const *row, int64_t offset, int bytes, struct ahead *ah
     }
     if (dtype == RONDO_F8_E4M3)
         for (int p = 0; p < PARTS; p++)
-            step->fast[p] = !vi_any_zero(least[p]);
+            step->fast[p] = !look || !vi_any_zero(least[p]);
 }
 
 /* Continues sum[m][g] over `dwords` dwords of the rows and the channels that belong to them, x[i][0] first. */
@@ -239,7 +240,7 @@ static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_g
                 run_end += run_channels;
                 ahead_start(&ahead, run_end < weight->k ? row[0] + run_end * size : next);
             }
-            load_step(row, k * size, depth * size, &ahead, dtype, &step);
+            load_step(row, k * size, depth * size, input->avoid_subnormals, &ahead, dtype, &step);
             gemv_step(&step, k, depth, input, &ahead, m, dtype, sum);
         }
         for (int i = 0; i < m; i++) {

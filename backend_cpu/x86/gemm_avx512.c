@@ -57,10 +57,17 @@ static inline void transpose(const uint8_t *const *row, int64_t offset, vi *to)
     }
 }
 
+/* Keeps a constant in a register: compilers make it anew in every step, on the port that transposes. */
+static inline vi held(vi constant)
+{
+    __asm__("" : "+v"(constant));
+    return constant;
+}
+
 static inline void bf16_pair(vi bits, vf to[2])
 {
     to[0] = vf_from_bits(_mm512_slli_epi32(bits, 16));
-    to[1] = vf_from_bits(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
+    to[1] = vf_from_bits(_mm512_and_si512(bits, held(_mm512_set1_epi32((int)0xffff0000))));
 }
 
 static inline void f16_pair(vi bits, vf to[2])
@@ -83,7 +90,7 @@ static inline void e4m3_spread(vi odd, vi even, vf to[4])
 
 static inline void e4m3_scaled(vi bits, vf to[4])
 {
-    const vi mask = _mm512_set1_epi16((short)0x87f0);
+    const vi mask = held(_mm512_set1_epi16((short)0x87f0));
     vi odd = _mm512_and_si512(_mm512_srai_epi16(bits, 4), mask);
     vi even = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(bits, 8), 4), mask);
     e4m3_spread(odd, even, to);
