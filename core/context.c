@@ -183,7 +183,7 @@ static int check_memory(struct rondo_context *context, struct rondo_error *error
               (double)memory.weights / 1e6, (double)memory.kv_pages / 1e6,
               (double)memory.states / 1e6, (double)memory.activations / 1e6,
               (double)available / 1e6);
-    if (memory.total > available)
+    if (available && memory.total > available)
         return rondo_fail(error, RONDO_FAILED,
                           "%s: does not fit %s (want %.2f GB: weights %.2f, KV pages %.2f, states "
                           "%.2f, activations "
@@ -411,6 +411,20 @@ int rondo_check_tokens(const struct rondo_context *context, const int32_t *token
     return RONDO_OK;
 }
 
+/* Whether all other holders of the page that item `last` writes to come before it in the run: they copy it, and
+ * leave it to this one. */
+static bool inherits_page(const struct rondo_context *context, const struct rondo_run_item *items,
+                          size_t last)
+{
+    int32_t page = rondo_session_shared_page(items[last].session, (int32_t)items[last].n);
+    if (page < 0)
+        return false;
+    int32_t others = 0;
+    for (size_t i = 0; i < last; i++)
+        others += rondo_session_shared_page(items[i].session, (int32_t)items[i].n) == page;
+    return others + 1 == context->cache.page_references[page];
+}
+
 static int check_items(const struct rondo_context *context, const struct rondo_run_item *items,
                        size_t n_items, struct rondo_error *error)
 {
@@ -437,7 +451,8 @@ static int check_items(const struct rondo_context *context, const struct rondo_r
         int status = rondo_check_tokens(context, item->tokens, item->n, error);
         if (status)
             return status;
-        pages += rondo_session_pages_needed(item->session, (int32_t)item->n);
+        pages += rondo_session_pages_needed(item->session, (int32_t)item->n) -
+                 inherits_page(context, items, i);
     }
     if (pages > context->cache.n_free_pages)
         return rondo_fail(error, RONDO_FAILED,

@@ -31,7 +31,7 @@ struct rondo_context {
     struct rondo_weights weights;
     struct rondo_plan plan;
     struct rondo_cache cache;
-    struct rondo_session **sessions; /* [max_sessions] NULL where free */
+    struct rondo_session **sessions; /* [max_sessions] by slot, NULL where free */
     int32_t page_stride;             /* pages of a session of max_context */
 
     /* One run, on the host; copied to the arrays of plan.batch. */
@@ -66,6 +66,8 @@ void rondo_run_logits(struct rondo_context *context, float *const *out);
 
 /* ---- sessions ----------------------------------------------------------------------------------- */
 
+/* The page that appending n tokens writes to and that a fork holds too, so that it is copied first; -1: none. */
+int32_t rondo_session_shared_page(const struct rondo_session *session, int32_t n);
 /* Pages that appending n tokens takes from the pool: new ones and copies of shared ones. */
 int32_t rondo_session_pages_needed(const struct rondo_session *session, int32_t n);
 /* Takes them; the pool has them. */

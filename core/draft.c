@@ -15,6 +15,8 @@ static int check_tree(const struct rondo_session *session, const int32_t *tokens
         return rondo_fail(error, RONDO_USAGE,
                           "draft: wrong number of nodes (got %zu, want 1 to %d)", n,
                           context->settings.max_draft);
+    if (!parents)
+        return rondo_fail(error, RONDO_USAGE, "draft: parents: NULL (want %zu nodes)", n);
     int32_t depth[4096]; /* max_draft is at most this */
     for (size_t i = 0; i < n; i++) {
         if (parents[i] < -1 || parents[i] >= (int32_t)i)
@@ -57,6 +59,8 @@ int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,
 static int check_path(const struct rondo_session *session, const int32_t *nodes, size_t n,
                       struct rondo_error *error)
 {
+    if (n && !nodes)
+        return rondo_fail(error, RONDO_USAGE, "accept: nodes: NULL (want %zu of them)", n);
     for (size_t i = 0; i < n; i++) {
         if (nodes[i] < 0 || nodes[i] >= session->n_drafts)
             return rondo_fail(error, RONDO_USAGE,

@@ -28,12 +28,7 @@ struct rondo_session *rondo_session_create(struct rondo_context *context, struct
         session->draft_parents =
             calloc((size_t)settings->max_draft, sizeof *session->draft_parents);
     }
-    for (int32_t i = 0; session && i < settings->max_sessions; i++) {
-        if (!context->sessions[i]) {
-            context->sessions[i] = session;
-            break;
-        }
-    }
+    context->sessions[slot] = session;
     if (!session || !session->tokens || !session->page_table || !session->snapshots ||
         !session->draft_tokens || !session->draft_parents) {
         if (session)
@@ -55,10 +50,7 @@ void rondo_session_destroy(struct rondo_session *session)
     session->length = 0;
     rondo_session_trim(session);
     rondo_cache_release_slot(&context->cache, session->slot);
-    for (int32_t i = 0; i < context->settings.max_sessions; i++) {
-        if (context->sessions[i] == session)
-            context->sessions[i] = NULL;
-    }
+    context->sessions[session->slot] = NULL;
     free(session->tokens);
     free(session->page_table);
     free(session->snapshots);
@@ -85,29 +77,31 @@ static int32_t pages_of(const struct rondo_session *session, int32_t n)
     return session->context->cache.n_softmax ? (n + RONDO_CHUNK - 1) / RONDO_CHUNK : 0;
 }
 
-/* The first page that appending writes to, when the session holds it already, may be shared with a fork. */
-static bool writes_shared_page(const struct rondo_session *session, int32_t n)
+/* Only the first page that appending writes to can be held already. */
+int32_t rondo_session_shared_page(const struct rondo_session *session, int32_t n)
 {
-    int32_t page = session->length / RONDO_CHUNK;
-    return n > 0 && page < session->n_pages &&
-           session->context->cache.page_references[session->page_table[page]] > 1;
+    int32_t index = session->length / RONDO_CHUNK;
+    if (n <= 0 || index >= session->n_pages)
+        return -1;
+    int32_t page = session->page_table[index];
+    return session->context->cache.page_references[page] > 1 ? page : -1;
 }
 
 int32_t rondo_session_pages_needed(const struct rondo_session *session, int32_t n)
 {
     int32_t more = pages_of(session, session->length + n) - session->n_pages;
-    return (more > 0 ? more : 0) + writes_shared_page(session, n);
+    return (more > 0 ? more : 0) + (rondo_session_shared_page(session, n) >= 0);
 }
 
 void rondo_session_make_room(struct rondo_session *session, int32_t n)
 {
     struct rondo_cache *cache = &session->context->cache;
-    if (writes_shared_page(session, n)) {
-        int32_t *page = &session->page_table[session->length / RONDO_CHUNK];
+    int32_t shared = rondo_session_shared_page(session, n);
+    if (shared >= 0) {
         int32_t copy = rondo_cache_take_page(cache);
-        rondo_cache_copy_page(cache, copy, *page);
-        rondo_cache_release_page(cache, *page);
-        *page = copy;
+        rondo_cache_copy_page(cache, copy, shared);
+        rondo_cache_release_page(cache, shared);
+        session->page_table[session->length / RONDO_CHUNK] = copy;
     }
     int32_t pages = pages_of(session, session->length + n);
     while (session->n_pages < pages)
@@ -131,7 +125,7 @@ void rondo_session_trim(struct rondo_session *session)
         rondo_cache_release_page(cache, session->page_table[--session->n_pages]);
     int32_t kept = 0;
     for (int32_t i = 0; i < session->n_snapshots; i++) {
-        if (session->snapshots[i].position <= session->length && session->length > 0)
+        if (session->snapshots[i].position <= session->length)
             session->snapshots[kept++] = session->snapshots[i];
         else
             rondo_cache_release_snapshot(cache, session->snapshots[i].slot);
@@ -199,6 +193,32 @@ size_t rondo_session_snapshot(struct rondo_session *session)
 
 /* ---- sync ------------------------------------------------------------------------------------- */
 
+/* Appends n tokens. A prompt is likely to be edited near its end, or sent again as it is: the state at the last
+ * boundary before its last token is kept, unless little was computed since the one before. */
+static int run_and_keep(struct rondo_session *session, const int32_t *tokens, size_t n,
+                        float *logits, struct rondo_error *error)
+{
+    bool keeps = n >= RONDO_CHUNK;
+    size_t first = 0;
+    /* The last token would complete a chunk, and the boundary before it be gone. */
+    if (keeps && ((size_t)session->length + n) % RONDO_CHUNK == 0)
+        first = n - 1;
+    struct rondo_run_item item = {.session = session, .tokens = tokens, .n = first};
+    int status = rondo_context_run(session->context, &item, 1, error);
+    if (!status && first)
+        rondo_session_snapshot(session);
+    item = (struct rondo_run_item){.session = session,
+                                   .tokens = tokens + first,
+                                   .n = n - first,
+                                   .logits = logits ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
+                                   .out = logits};
+    if (!status)
+        status = rondo_context_run(session->context, &item, 1, error);
+    if (!status && keeps && !first)
+        rondo_session_snapshot(session);
+    return status;
+}
+
 int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
                        float *logits, struct rondo_sync_result *result, struct rondo_error *error)
 {
@@ -223,17 +243,9 @@ int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, siz
                          : common == n      ? "the last token is always run"
                          : common == length ? "all that the session held is reused"
                                             : "the tokens differ from here on";
-    struct rondo_run_item item = {.session = session,
-                                  .tokens = tokens + reused,
-                                  .n = n - reused,
-                                  .logits = logits ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
-                                  .out = logits};
-    status = rondo_context_run(context, &item, 1, error);
+    status = run_and_keep(session, tokens + reused, n - reused, logits, error);
     if (status)
         return status;
-    /* A prompt is likely to be edited near its end and sent again: keep the boundary before it. */
-    if (n - reused >= RONDO_CHUNK)
-        rondo_session_snapshot(session);
     if (result)
         *result =
             (struct rondo_sync_result){.reused = reused, .computed = n - reused, .reason = reason};

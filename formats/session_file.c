@@ -405,7 +405,8 @@ int rondo_session_load(struct rondo_session *session, const char *path, struct r
     struct stat info;
     if (!stream.buffer)
         return rondo_fail(error, RONDO_FAILED, "%s: out of memory", path);
-    stream.fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: opening a FIFO must not wait for its writer */
+    stream.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     int status;
     if (stream.fd < 0 || fstat(stream.fd, &info) < 0)
         status =
