@@ -14,6 +14,7 @@ struct builder {
     const struct rondo_layer_weights *weights; /* of the layer */
     /* The last value that was quantised, and its codes: steps that share an input share them. */
     int32_t source, codes;
+    struct rondo_step spare; /* written to when there is no memory; the plan is thrown away then */
 };
 
 static int32_t add_value(struct builder *b, const char *name, enum rondo_dtype dtype,
@@ -21,7 +22,7 @@ static int32_t add_value(struct builder *b, const char *name, enum rondo_dtype d
 {
     struct rondo_plan *plan = b->plan;
     if (plan->n_values == plan->values_capacity) {
-        int32_t capacity = plan->values_capacity ? plan->values_capacity * 2 : 128;
+        int32_t capacity = plan->values_capacity ? plan->values_capacity * 2 : 16;
         void *grown = realloc(plan->values, (size_t)capacity * sizeof *plan->values);
         if (!grown) {
             plan->out_of_memory = true;
@@ -53,15 +54,14 @@ static int32_t find_label(struct rondo_plan *plan, const char *label)
 /* The result is valid until the next add_step. */
 static struct rondo_step *add_step(struct builder *b, enum rondo_op op, const char *label)
 {
-    static struct rondo_step
-        spare; /* what a builder out of memory writes to; its plan is thrown away */
     struct rondo_plan *plan = b->plan;
     if (plan->n_steps == plan->steps_capacity) {
-        int32_t capacity = plan->steps_capacity ? plan->steps_capacity * 2 : 128;
+        int32_t capacity = plan->steps_capacity ? plan->steps_capacity * 2 : 16;
         void *grown = realloc(plan->steps, (size_t)capacity * sizeof *plan->steps);
         if (!grown) {
             plan->out_of_memory = true;
-            return &spare;
+            b->spare = (struct rondo_step){0};
+            return &b->spare;
         }
         plan->steps = grown;
         plan->steps_capacity = capacity;

@@ -155,8 +155,8 @@ struct check {
     struct rondo_error *error;
     bool *used; /* [n_tensors] */
     char missing[768];
-    size_t n_missing, length;
-    enum rondo_dtype expert_dtype[3]; /* of the layer's gate, up and down, from expert 0 */
+    size_t n_missing, n_named, length; /* n_named of them stand in `missing` */
+    enum rondo_dtype expert_dtype[3];  /* of the layer's gate, up and down, from expert 0 */
     bool expert_rows[3];
 };
 
@@ -195,10 +195,12 @@ static int check_one(void *user, const struct rondo_weight_entry *entry, void *t
     if (status)
         return status;
     if (!source.data) {
-        if (check->length + strlen(entry->name) + 3 < sizeof check->missing)
+        if (check->length + strlen(entry->name) + 3 < sizeof check->missing) {
             check->length += (size_t)snprintf(check->missing + check->length,
                                               sizeof check->missing - check->length, "%s%s",
-                                              check->n_missing ? ", " : "", entry->name);
+                                              check->n_named ? ", " : "", entry->name);
+            check->n_named++;
+        }
         check->n_missing++;
         return RONDO_OK;
     }
@@ -217,20 +219,22 @@ static bool is_known_extra(const char *name)
 
 static void log_extras(const struct rondo_model *model, const bool *used)
 {
-    char names[512];
-    size_t count = 0, length = 0;
+    char names[512] = "";
+    size_t count = 0, n_named = 0, length = 0;
     for (size_t i = 0; i < model->n_tensors; i++) {
         const char *name = model->tensors[i].info.name;
         if (used[i] || is_known_extra(name))
             continue;
-        if (length + strlen(name) + 3 < sizeof names)
+        if (length + strlen(name) + 3 < sizeof names) {
             length += (size_t)snprintf(names + length, sizeof names - length, "%s%s",
-                                       count ? ", " : "", name);
+                                       n_named ? ", " : "", name);
+            n_named++;
+        }
         count++;
     }
     if (count)
         rondo_log(RONDO_LOG_WARNING, "%s: %zu tensor%s not used: %s%s", model->directory, count,
-                  count == 1 ? " is" : "s are", length ? names : "", count > 1 ? " ..." : "");
+                  count == 1 ? " is" : "s are", names, n_named < count ? " ..." : "");
 }
 
 int rondo_weights_check(const struct rondo_model *model, struct rondo_error *error)
@@ -247,10 +251,10 @@ int rondo_weights_check(const struct rondo_model *model, struct rondo_error *err
         check->used = used;
         status = rondo_weight_walk(&model->config, NULL, check_one, check);
         if (!status && check->n_missing)
-            status = rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s",
-                                model->directory, check->n_missing,
-                                check->n_missing == 1 ? " is" : "s are", check->missing,
-                                check->length + 115 > sizeof check->missing ? " ..." : "");
+            status =
+                rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s", model->directory,
+                           check->n_missing, check->n_missing == 1 ? " is" : "s are",
+                           check->missing, check->n_named < check->n_missing ? " ..." : "");
         if (!status)
             log_extras(model, used);
     }
@@ -305,7 +309,12 @@ static const float *load_f32(struct load *load, const struct rondo_file_tensor *
     if (!load->weights)
         return NULL;
     float *values = malloc((size_t)count * sizeof(float));
-    void *memory = values ? take(load, (size_t)count * sizeof(float), tensor->info.name) : NULL;
+    if (!values) {
+        rondo_fail(load->error, RONDO_FAILED, "%s: out of memory for %s", load->model->directory,
+                   tensor->info.name);
+        return NULL;
+    }
+    void *memory = take(load, (size_t)count * sizeof(float), tensor->info.name);
     if (memory) {
         size_t size = rondo_dtype_size(tensor->info.dtype);
         for (int64_t i = 0; i < count; i++) {
