@@ -29,6 +29,22 @@ void rondo_cpu_attention_init(struct rondo_ops *ops, enum rondo_cpu_level level)
     ops->accept = is_fast ? rondo_accept_cpu : rondo_accept_ref;
 }
 
+const char *rondo_cpu_attention_fallback(enum rondo_cpu_level level, enum rondo_op op,
+                                         const void *arguments)
+{
+    const struct rondo_op_linear_attention *linear = arguments;
+    const struct rondo_op_softmax_attention *softmax = arguments;
+    int32_t head_dim = 0;
+    if (op == RONDO_OP_LINEAR_ATTENTION)
+        head_dim = linear->head_dim;
+    else if (op == RONDO_OP_SOFTMAX_ATTENTION)
+        head_dim = softmax->head_dim;
+    bool is_fast = rondo_attention_kernels(level, 16) != NULL;
+    return is_fast && !rondo_attention_kernels(level, head_dim)
+               ? "head_dim is no multiple of 16, so the reference runs, on one thread"
+               : NULL;
+}
+
 size_t rondo_cpu_attention_workspace(const struct rondo_limits *limits, int threads)
 {
     size_t linear = rondo_linear_attention_workspace(limits, threads);

@@ -227,6 +227,12 @@ static const char *cpu_supports(struct rondo_device *device, enum rondo_op op,
     return NULL; /* every slot takes all that rondo_op_check lets through */
 }
 
+static const char *cpu_fallback(struct rondo_device *device, enum rondo_op op,
+                                const void *arguments)
+{
+    return rondo_cpu_attention_fallback(rondo_cpu(device)->level, op, arguments);
+}
+
 /* ---- workspace ------------------------------------------------------------------------------- */
 
 typedef size_t workspace_function(const struct rondo_limits *limits, int threads);
@@ -331,6 +337,7 @@ static void set_operations(struct rondo_device *device, enum rondo_cpu_level lev
     device->reserve = cpu_reserve;
     device->workspace_size = cpu_workspace_size;
     device->supports = cpu_supports;
+    device->fallback = cpu_fallback;
     /* gemm */ rondo_cpu_gemm_init(&device->ops, level);
     /* attention */ rondo_cpu_attention_init(&device->ops, level);
     rondo_cpu_norm_init(&device->ops, level);
@@ -367,6 +374,7 @@ static struct rondo_device *cpu_open(const char *which, const struct rondo_devic
         return NULL;
     }
     cpu->base.backend = &rondo_backend_cpu;
+    cpu->base.strict = options && options->strict;
     cpu->level = level;
     cpu->pool = rondo_pool_create(threads, error);
     if (!cpu->pool) {

@@ -18,10 +18,11 @@ struct rondo_backend {
 struct rondo_device {
     const struct rondo_backend *backend;
     char description[160];
+    bool strict; /* what `fallback` names is an error, not a log line */
     struct rondo_ops ops;
 
     void (*close)(struct rondo_device *device);
-    uint64_t (*memory_available)(struct rondo_device *device);
+    uint64_t (*memory_available)(struct rondo_device *device); /* 0: not known */
     /* Zeroed memory, aligned to 256 bytes at least. NULL when there is none left. */
     void *(*allocate)(struct rondo_device *device, size_t size);
     void (*release)(struct rondo_device *device, void *memory);
@@ -40,6 +41,8 @@ struct rondo_device {
     uint64_t (*workspace_size)(struct rondo_device *device, const struct rondo_limits *limits);
     /* NULL when the slot does this as it should; else why not, in words. `args` is the op's struct. */
     const char *(*supports)(struct rondo_device *device, enum rondo_op op, const void *args);
+    /* NULL when the slot has a path of its own for this; else what runs instead and why, in words. */
+    const char *(*fallback)(struct rondo_device *device, enum rondo_op op, const void *args);
 };
 
 /* The backends this library was built with, NULL-terminated. Defined by the build (core/backends.c.in). */

@@ -237,8 +237,28 @@ void rondo_plan_extend_rope(struct rondo_plan *plan, int32_t positions)
 
 /* ---- placing ---------------------------------------------------------------------------------- */
 
+/* An op that runs elsewhere than it should is said once for all of its steps. */
+static int check_fallback(const struct rondo_plan *plan, const struct rondo_step *step,
+                          const char *label, bool said[RONDO_OP_COUNT], struct rondo_error *error)
+{
+    struct rondo_device *device = plan->device;
+    const char *reason = device->fallback ? device->fallback(device, step->op, &step->args) : NULL;
+    if (!reason)
+        return RONDO_OK;
+    if (device->strict)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: %s falls back on %s, and --strict forbids it: %s", label,
+                          rondo_op_name(step->op), device->description, reason);
+    if (!said[step->op])
+        rondo_log(RONDO_LOG_WARNING, "%s falls back on %s: %s", rondo_op_name(step->op),
+                  device->description, reason);
+    said[step->op] = true;
+    return RONDO_OK;
+}
+
 static int check_steps(struct rondo_plan *plan, struct rondo_error *error)
 {
+    bool said[RONDO_OP_COUNT] = {false};
     rondo_plan_set_rows(plan, 0, plan->n_steps, plan->limits.tokens, plan->logit_rows);
     for (int32_t i = 0; i < plan->n_steps; i++) {
         const struct rondo_step *step = &plan->steps[i];
@@ -253,6 +273,8 @@ static int check_steps(struct rondo_plan *plan, struct rondo_error *error)
         if (reason)
             return rondo_fail(error, RONDO_FAILED, "%s: %s can not run on %s: %s", label,
                               rondo_op_name(step->op), plan->device->description, reason);
+        if ((status = check_fallback(plan, step, label, said, error)))
+            return status;
     }
     return RONDO_OK;
 }
