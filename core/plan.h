@@ -104,7 +104,7 @@ struct rondo_plan {
 
 /* ---- made in this order; destroy undoes whatever was done -------------------------------------- */
 
-/* Steps and values; `weights` may come from rondo_weights_view. No device memory. */
+/* Steps and values; `weights` may be a view (rondo_weights_load without a device). No device memory. */
 int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
                      const struct rondo_weights *weights, enum rondo_mode mode,
                      const struct rondo_limits *limits, struct rondo_error *error);

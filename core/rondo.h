@@ -246,6 +246,7 @@ RONDO_API struct rondo_context *rondo_context_create(struct rondo_model *model,
                                                      struct rondo_device *device,
                                                      const struct rondo_context_options *options,
                                                      struct rondo_error *error);
+/* Destroys its sessions too: no pointer to one is valid afterwards. The model and the device outlive it. */
 RONDO_API void rondo_context_destroy(struct rondo_context *context);
 RONDO_API const struct rondo_model *rondo_context_model(const struct rondo_context *context);
 RONDO_API const struct rondo_context_options *
@@ -255,7 +256,7 @@ rondo_context_settings(const struct rondo_context *context);
 RONDO_API void rondo_context_print_plan(const struct rondo_context *context,
                                         void (*print)(void *user, const char *line), void *user);
 
-/* Time per step label since the last reset. `seconds` and `bytes` are sums over `calls`. */
+/* Time per step label since the last reset. `seconds` is the sum over `calls`. */
 struct rondo_step_time {
     const char *label;
     uint64_t calls;

@@ -204,11 +204,11 @@ static void sort(struct candidate *c, size_t n)
 }
 
 /* Unnormalised probabilities of every id, and their sum; NaN and -inf have none. */
-static double exponentials(struct rondo_sampler *sampler, float max)
+static double exponentials(struct rondo_sampler *sampler)
 {
     double sum = 0;
     for (int32_t i = 0; i < sampler->vocab_size; i++) {
-        float x = sampler->logits[i] - max;
+        float x = sampler->logits[i];
         float p = x >= RONDO_EXP_LOW ? rondo_exp(x) : 0.0f; /* false for NaN */
         sampler->probability[i] = p;
         sum += p;
@@ -267,7 +267,7 @@ int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
 
     for (int32_t i = 0; i < V; i++)
         sampler->logits[i] = (sampler->logits[i] - max) / o->temperature;
-    double sum = exponentials(sampler, 0.0f);
+    double sum = exponentials(sampler);
     size_t n = 0;
     float least = o->min_p; /* the largest probability is 1 here */
     for (int32_t i = 0; i < V; i++) {
