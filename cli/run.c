@@ -201,6 +201,7 @@ struct runner {
     struct cli_generation generation;
     struct cli_chat chat;
     double begun; /* cli_time when the program began to open files */
+    bool started; /* context and session are there, the session's file is loaded */
 };
 
 /* ---- setting up -------------------------------------------------------------------------------- */
@@ -315,6 +316,7 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
     result = cli_generation_start(&r->generation, error);
     if (!result && options->session && is_there(options->session))
         result = rondo_session_load(r->session, options->session, error);
+    r->started = !result;
     if (!result && !cli_terminal_is_quiet())
         fprintf(stderr, "opened in %.2f s\n", cli_time() - r->begun);
     return result;
@@ -550,8 +552,15 @@ static int converse(struct runner *r, struct rondo_error *error)
         struct rondo_error trouble = {0};
         if (message[0] == '/')
             chat_command(r, message, &done);
-        else if (message[0] && turn(r, message, &trouble))
+        else if (message[0] && turn(r, message, &trouble)) {
+            /* Nothing goes on, or is saved over the session's file, after a start that failed half-way. */
+            if (r->engine.context && !r->started) {
+                free(message);
+                *error = trouble;
+                return trouble.status;
+            }
             cli_report(&trouble);
+        }
         free(message);
         if (ferror(stdout))
             return rondo_fail(error, RONDO_FAILED, "standard output: cannot write");
