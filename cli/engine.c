@@ -237,8 +237,8 @@ int cli_feed(struct rondo_context *context, struct rondo_session *session, const
         };
         result = rondo_context_run(context, &item, 1, error);
         end += piece;
-        if (!result && last)
-            rondo_session_snapshot(session); /* sync kept one of the first piece only */
+        if (!result)
+            rondo_session_snapshot(session); /* the next prompt may depart before this one's end */
     }
     cli_progress_clear();
     return result;

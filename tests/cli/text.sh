@@ -103,4 +103,18 @@ printf '%s\n' 'Hello' 'And again' | "$rondo" run -m "$model" --chat -i -n 12 >"$
     printf '%s\n' 'Hello' | "$rondo" run -m "$model" --chat -i -n 12 2>"$work/err"
     cat "$work/two"
 } | cmp - "$work/out" || fail "interactive: /reset or /load changed the answers"
+
+# A prompt that was read in pieces is used again when the next turn departs after it.
+printf '%s\n' "$(printf 'word %s ' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20)" 'And again' |
+    "$rondo" run -m "$model" --chat -i -n 70 --chunk 16 --ignore-eos >/dev/null 2>"$work/err"
+grep 'prompt:' "$work/err" | sed -n '2s/.*(\([0-9]*\) reused.*/\1/p' >"$work/reused"
+[ "$(cat "$work/reused")" -ge 64 ] || fail "chat: $(cat "$work/reused") tokens of a prompt read in pieces reused"
+
+# A session file of another mode ends the conversation and is left as it is.
+cp "$work/s" "$work/foreign"
+printf '%s\n' 'Hello' 'And again' |
+    "$rondo" run -m "$model" --chat -i -n 4 --mode bf16 --session "$work/foreign" >"$work/out" 2>"$work/err"
+[ $? = 1 ] || fail "chat: a foreign session file does not end the conversation"
+says "mode: made with another one"
+cmp -s "$work/s" "$work/foreign" || fail "chat: a foreign session file was written over"
 finish
