@@ -1,0 +1,42 @@
+#!/bin/bash
+# Runs what the documents tell people to type: every fenced `sh` block that follows a line
+# `<!-- checked -->`, in order, in a fresh copy of the sources, one shell per block.
+#
+#   ci/readme.sh SCRATCH_DIRECTORY FILE.md ...
+set -eu
+
+scratch=${1:?usage: ci/readme.sh SCRATCH_DIRECTORY FILE.md ...}
+shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The checked blocks of a file as FILE.1, FILE.2, ... in the directory of blocks; prints their number.
+extract() {
+    awk -v prefix="$2" '
+        /^<!-- checked -->$/ { wanted = 1; next }
+        /^```sh$/ && wanted  { inside = 1; wanted = 0; n++; next }
+        /^```$/              { inside = 0 }
+        inside               { print > (prefix "." n) }
+        !inside && NF        { wanted = 0 }
+        END                  { print n + 0 }' "$1"
+}
+
+rm -rf "$scratch"
+mkdir -p "$scratch/rondo" "$scratch/blocks"
+tar -c --exclude=./build* --exclude=./.git . | tar -x -C "$scratch/rondo"
+
+for file in "$@"; do
+    name=$(basename "$file" .md)
+    blocks=$(extract "$file" "$scratch/blocks/$name")
+    [ "$blocks" -gt 0 ] || { echo "readme: $file: no checked block"; exit 1; }
+    for ((i = 1; i <= blocks; i++)); do
+        block=$scratch/blocks/$name.$i
+        if ! (cd "$scratch/rondo" && bash -eu "$block") > "$block.log" 2>&1 < /dev/null; then
+            echo "readme: $file: block $i failed:"
+            cat "$block"
+            tail -n 30 "$block.log"
+            exit 1
+        fi
+        echo "readme: $file: block $i: $(grep -c '^[^#]' "$block") commands"
+    done
+done
+rm -rf "$scratch"
