@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs what the documents tell people to type: every fenced `sh` block that follows a line
-# `<!-- checked -->`, in order, in a fresh copy of the sources, one shell per block.
+# `<!-- checked -->`, in order, in a fresh copy of the sources, one shell per block. A checked `c` block is
+# compiled.
 #
 #   ci/readme.sh SCRATCH_DIRECTORY FILE.md ...
 set -eu
@@ -9,15 +10,22 @@ scratch=${1:?usage: ci/readme.sh SCRATCH_DIRECTORY FILE.md ...}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The checked blocks of a file as FILE.1, FILE.2, ... in the directory of blocks; prints their number.
+# The checked blocks of file $1 as $2.1.sh, $2.2.c, ...; prints their number.
 extract() {
     awk -v prefix="$2" '
-        /^<!-- checked -->$/ { wanted = 1; next }
-        /^```sh$/ && wanted  { inside = 1; wanted = 0; n++; next }
-        /^```$/              { inside = 0 }
-        inside               { print > (prefix "." n) }
-        !inside && NF        { wanted = 0 }
-        END                  { print n + 0 }' "$1"
+        /^<!-- checked -->$/       { wanted = 1; next }
+        /^```(sh|c)$/ && wanted    { inside = ++n "." substr($0, 4); wanted = 0; next }
+        /^```$/                    { inside = "" }
+        inside                     { print > (prefix "." inside) }
+        !inside && NF              { wanted = 0 }
+        END                        { print n + 0 }' "$1"
+}
+
+check_block() {
+    case $1 in
+    *.c) cc -std=c99 -Wall -Wextra -Werror -Icore -fsyntax-only "$1" ;;
+    *.sh) bash -eu -o pipefail "$1" ;;
+    esac
 }
 
 rm -rf "$scratch"
@@ -29,14 +37,14 @@ for file in "$@"; do
     blocks=$(extract "$file" "$scratch/blocks/$name")
     [ "$blocks" -gt 0 ] || { echo "readme: $file: no checked block"; exit 1; }
     for ((i = 1; i <= blocks; i++)); do
-        block=$scratch/blocks/$name.$i
-        if ! (cd "$scratch/rondo" && bash -eu "$block") > "$block.log" 2>&1 < /dev/null; then
+        block=$(echo "$scratch/blocks/$name.$i".*)
+        if ! (cd "$scratch/rondo" && check_block "$block") > "$block.log" 2>&1 < /dev/null; then
             echo "readme: $file: block $i failed:"
             cat "$block"
             tail -n 30 "$block.log"
             exit 1
         fi
-        echo "readme: $file: block $i: $(grep -c '^[^#]' "$block") commands"
+        echo "readme: $file: block $i: $(grep -c '^[^#]' "$block") lines of ${block##*.}"
     done
 done
 rm -rf "$scratch"
