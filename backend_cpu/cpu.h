@@ -78,7 +78,8 @@ void rondo_cpu_basic_init(struct rondo_ops *ops,
                           enum rondo_cpu_level level); /* embedding, quantize, swiglu */
 
 /* What an op of the family runs instead of the level's kernels, and why; NULL: they run. */
-const char *rondo_cpu_attention_fallback(enum rondo_cpu_level level, enum rondo_op op, const void *arguments);
+const char *rondo_cpu_attention_fallback(enum rondo_cpu_level level, enum rondo_op op,
+                                         const void *arguments);
 
 /* Bytes of workspace a family needs within the limits. */
 size_t rondo_cpu_gemm_workspace(const struct rondo_limits *limits, int threads);

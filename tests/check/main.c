@@ -13,11 +13,8 @@
 
 /* One line for each check_FAMILY.c. */
 static const struct check_family *const families[] = {
-    &check_family_attention,
-    &check_family_basic,
-    &check_family_gemm,
-    &check_family_moe,
-    &check_family_norm,
+    &check_family_attention, &check_family_basic, &check_family_gemm,
+    &check_family_moe,       &check_family_norm,
 };
 #define FAMILIES (sizeof families / sizeof families[0])
 
