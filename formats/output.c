@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -43,6 +44,14 @@ static int fail_write(const struct rondo_output *output, uint64_t offset, uint64
                       (unsigned long long)offset);
 }
 
+/* Whether the open file still has the temporary's name: a writer that held the lock until now has renamed it. */
+static bool is_still_temporary(const struct rondo_output *output)
+{
+    struct stat opened, named;
+    return fstat(output->descriptor, &opened) == 0 && stat(output->temporary, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
 struct rondo_output *rondo_output_open(const char *path, struct rondo_error *error)
 {
     struct rondo_output *output = calloc(1, sizeof *output);
@@ -64,7 +73,7 @@ struct rondo_output *rondo_output_open(const char *path, struct rondo_error *err
     if (output->descriptor < 0) {
         rondo_fail(error, RONDO_FAILED, "%s: cannot create: %s", output->temporary,
                    strerror(errno));
-    } else if (flock(output->descriptor, LOCK_EX | LOCK_NB) != 0) {
+    } else if (flock(output->descriptor, LOCK_EX | LOCK_NB) != 0 || !is_still_temporary(output)) {
         rondo_fail(error, RONDO_FAILED, "%s: another process is writing this file",
                    output->temporary);
     } else if (ftruncate(output->descriptor, 0) != 0) {
