@@ -25,9 +25,8 @@ static int fill_settings(const struct rondo_model *model,
         settings->max_batch_tokens = 512;
     if (settings->max_draft == 0)
         settings->max_draft = 64;
-    settings->snapshots = settings->snapshots < 0    ? 0
-                          : settings->snapshots == 0 ? 2
-                                                     : settings->snapshots;
+    if (settings->snapshots == 0)
+        settings->snapshots = 2;
 
     const struct {
         const char *name;
@@ -37,7 +36,7 @@ static int fill_settings(const struct rondo_model *model,
         {"max_sessions", settings->max_sessions, 1, 65536},
         {"max_batch_tokens", settings->max_batch_tokens, 1, 1 << 20},
         {"max_draft", settings->max_draft, 1, 4096},
-        {"snapshots", settings->snapshots, 0, 4096},
+        {"snapshots", settings->snapshots, -1, 4096},
         {"kv_tokens", settings->kv_tokens, 0, INT64_C(1) << 36},
     };
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
@@ -62,12 +61,17 @@ static int fill_settings(const struct rondo_model *model,
     return RONDO_OK;
 }
 
+int32_t rondo_snapshots_per_session(const struct rondo_context_options *settings)
+{
+    return settings->snapshots > 0 ? settings->snapshots : 0;
+}
+
 static struct rondo_cache_sizes cache_sizes(const struct rondo_context_options *settings)
 {
     return (struct rondo_cache_sizes){
         .dtype = settings->mode == RONDO_MODE_F32 ? RONDO_F32 : RONDO_BF16,
         .n_slots = settings->max_sessions,
-        .n_snapshots = settings->max_sessions * settings->snapshots,
+        .n_snapshots = settings->max_sessions * rondo_snapshots_per_session(settings),
         .n_pages = (int32_t)((settings->kv_tokens + RONDO_CHUNK - 1) / RONDO_CHUNK),
         .max_draft = settings->max_draft,
     };

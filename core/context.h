@@ -18,7 +18,7 @@ struct rondo_session {
     int32_t *tokens;     /* [max_context] */
     int32_t *page_table; /* [pages of max_context]; the first n_pages are held */
     int32_t n_pages;
-    struct rondo_snapshot *snapshots; /* [settings.snapshots] oldest first */
+    struct rondo_snapshot *snapshots; /* [rondo_snapshots_per_session] oldest first */
     int32_t n_snapshots;
     int32_t n_drafts;                      /* nodes of the tree that stands in the caches */
     int32_t *draft_tokens, *draft_parents; /* [max_draft] */
@@ -27,7 +27,7 @@ struct rondo_session {
 struct rondo_context {
     struct rondo_model *model;
     struct rondo_device *device;
-    struct rondo_context_options settings; /* with all defaults filled in */
+    struct rondo_context_options settings; /* with all defaults filled in; give the same again */
     struct rondo_weights weights;
     struct rondo_plan plan;
     struct rondo_cache cache;
@@ -49,6 +49,9 @@ struct rondo_context {
     bool timing;
     struct rondo_step_time times[32]; /* by label_index of the plan */
 };
+
+/* Of filled settings, where -1 stands for none. */
+int32_t rondo_snapshots_per_session(const struct rondo_context_options *settings);
 
 /* ---- one run, in pieces ------------------------------------------------------------------------- */
 

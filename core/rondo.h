@@ -310,7 +310,8 @@ struct rondo_sync_result {
 
 /* Makes the session hold exactly tokens[0..n) and gives the logits after the last one. Keeps the longest
  * prefix the caches allow: any cut inside the open chunk or past a snapshot. n >= 1; the last token is
- * always run, so that its logits exist. On failure the session holds a prefix of `tokens`. */
+ * always run, so that its logits exist. Takes a snapshot itself when it computes a chunk or more. On failure
+ * the session holds a prefix of `tokens`. */
 RONDO_API int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
                                  float *logits, struct rondo_sync_result *result,
                                  struct rondo_error *error);
@@ -337,7 +338,8 @@ RONDO_API int rondo_session_accept(struct rondo_session *session, const int32_t 
                                    struct rondo_error *error);
 
 /* Whole session (tokens, KV pages, states, tails, snapshots) to and from a file: versioned, checksummed,
- * bound to the model's hash and to the mode. Written atomically. load replaces what the session held. */
+ * bound to the model's hash and to the mode. Written atomically. load replaces what the session held; a file
+ * that is refused changes nothing, one that can not be read to its end a second time leaves it empty. */
 RONDO_API int rondo_session_save(const struct rondo_session *session, const char *path,
                                  struct rondo_error *error);
 RONDO_API int rondo_session_load(struct rondo_session *session, const char *path,

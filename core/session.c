@@ -23,7 +23,8 @@ struct rondo_session *rondo_session_create(struct rondo_context *context, struct
         session->slot = slot;
         session->tokens = calloc((size_t)settings->max_context, sizeof *session->tokens);
         session->page_table = calloc((size_t)context->page_stride, sizeof *session->page_table);
-        session->snapshots = calloc((size_t)settings->snapshots + 1, sizeof *session->snapshots);
+        session->snapshots =
+            calloc((size_t)rondo_snapshots_per_session(settings) + 1, sizeof *session->snapshots);
         session->draft_tokens = calloc((size_t)settings->max_draft, sizeof *session->draft_tokens);
         session->draft_parents =
             calloc((size_t)settings->max_draft, sizeof *session->draft_parents);
@@ -175,10 +176,11 @@ size_t rondo_session_snapshot(struct rondo_session *session)
         if (session->snapshots[i].position == position)
             return (size_t)position;
     }
-    if (session->context->settings.snapshots == 0)
+    int32_t most = rondo_snapshots_per_session(&session->context->settings);
+    if (most == 0)
         return 0;
     int32_t slot;
-    if (session->n_snapshots == session->context->settings.snapshots) {
+    if (session->n_snapshots == most) {
         slot = session->snapshots[0].slot;
         memmove(session->snapshots, session->snapshots + 1,
                 (size_t)--session->n_snapshots * sizeof *session->snapshots);

@@ -383,7 +383,7 @@ static int apply(struct stream *stream, struct front *front, struct rondo_sessio
     session->length = 0;
     rondo_session_trim(session);
     rondo_session_make_room(session, length);
-    int32_t left_out = n - context->settings.snapshots;
+    int32_t left_out = n - rondo_snapshots_per_session(&context->settings);
     for (int32_t i = 0; i < n; i++) {
         front->slots[i] = i < left_out ? -1 : rondo_cache_take_snapshot(&context->cache);
         if (front->slots[i] >= 0)

@@ -244,6 +244,44 @@ static void test_same_prompt_again(void)
     rondo_context_destroy(context);
 }
 
+/* The settings of a context make another one like it; without snapshots there is none to return to, and a file
+ * with one is loaded without it. */
+static void test_settings(void)
+{
+    char path[] = "/tmp/rondo-test-session-XXXXXX";
+    int descriptor = mkstemp(path);
+    EXPECT(descriptor >= 0, "mkstemp");
+    close(descriptor);
+    struct rondo_context_options options = {.max_context = 130, .snapshots = -1};
+    struct rondo_context *first = make(&options), *second = make(rondo_context_settings(first));
+    EXPECT(!memcmp(rondo_context_settings(first), rondo_context_settings(second), sizeof options),
+           "settings");
+    bool is_linear = first->cache.n_linear > 0;
+    EXPECT(first->cache.n_snapshots == 0 && second->cache.n_snapshots == 0, "%d and %d snapshots",
+           first->cache.n_snapshots, second->cache.n_snapshots);
+    rondo_context_destroy(first);
+    options.snapshots = 3;
+    first = make(&options);
+    struct rondo_session *a = begin(first), *b = begin(second);
+    go_on(a, 64);
+    EXPECT(rondo_session_snapshot(a) == 64, "snapshot");
+    go_on(a, 64);
+    EXPECT(rondo_session_snapshot(a) == 128, "snapshot");
+    MUST(!rondo_session_save(a, path, &error));
+    MUST(!rondo_session_load(b, path, &error));
+    go_on(b, 2); /* to the end of the context */
+    EXPECT(rondo_session_snapshot(b) == (is_linear ? 0 : 128), "a snapshot where there are none");
+    size_t left = rondo_session_truncate(b, 127);
+    EXPECT(left == (is_linear ? 0 : 127), "truncated to %zu", left);
+    go_on(b, 3);
+    MUST(!rondo_session_load(a, path, &error));
+    EXPECT(rondo_session_truncate(a, 127) == (is_linear ? 64 : 127), "a loaded snapshot");
+    go_on(a, 3);
+    unlink(path);
+    rondo_context_destroy(second);
+    rondo_context_destroy(first);
+}
+
 /* A session that is loaded over a fork gives back only what is its own. */
 static void test_files(void)
 {
@@ -294,6 +332,7 @@ int main(int argc, char **argv)
         test_drafts_at_the_end();
         test_same_prompt_again();
         test_files();
+        test_settings();
         free(expected);
         rondo_device_close(device);
         rondo_model_close(model);
