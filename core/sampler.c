@@ -294,6 +294,8 @@ double rondo_log_probability(const float *logits, int32_t vocab_size, int32_t to
     int32_t best = largest(logits, vocab_size);
     if (best < 0 || token < 0 || token >= vocab_size || logits[token] != logits[token])
         return -INFINITY;
+    if (isinf(logits[best]))
+        return logits[token] == logits[best] ? 0 : -INFINITY;
     double max = logits[best], sum = 0;
     for (int32_t i = 0; i < vocab_size; i++) {
         if (logits[i] == logits[i])

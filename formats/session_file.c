@@ -88,16 +88,33 @@ static int get(struct stream *stream, void *bytes, size_t size)
 
 /* ---- what a session's caches are made of ------------------------------------------------------- */
 
-/* Called for each piece of device memory, in the order of the file. */
-typedef int piece_function(struct stream *stream, struct rondo_device *device, void *memory,
-                           size_t size);
+/* A piece of device memory, made of blocks of which only the first bytes mean anything: rows past a sequence's
+ * length may be left from another session. */
+struct piece {
+    void *memory; /* [size], NULL where there is none in particular */
+    size_t size, block, used;
+};
 
-static int write_piece(struct stream *stream, struct rondo_device *device, void *memory,
-                       size_t size)
+/* Called for each piece, in the order of the file. */
+typedef int piece_function(struct stream *stream, struct rondo_device *device,
+                           const struct piece *piece);
+
+/* Bytes from `done` on that go through the buffer at once: whole blocks where they fit. */
+static size_t next_part(const struct piece *piece, size_t done)
 {
-    for (size_t done = 0; done < size;) {
-        size_t n = size - done < BUFFER_SIZE ? size - done : BUFFER_SIZE;
-        device->read(device, stream->buffer, (char *)memory + done, n);
+    size_t most =
+        piece->block < BUFFER_SIZE ? BUFFER_SIZE / piece->block * piece->block : BUFFER_SIZE;
+    return piece->size - done < most ? piece->size - done : most;
+}
+
+static int write_piece(struct stream *stream, struct rondo_device *device,
+                       const struct piece *piece)
+{
+    for (size_t done = 0; done < piece->size;) {
+        size_t n = next_part(piece, done);
+        device->read(device, stream->buffer, (char *)piece->memory + done, n);
+        for (size_t at = 0; piece->used < piece->block && at < n; at += piece->block)
+            memset(stream->buffer + at + piece->used, 0, piece->block - piece->used);
         int status = put(stream, stream->buffer, n);
         if (status)
             return status;
@@ -106,16 +123,16 @@ static int write_piece(struct stream *stream, struct rondo_device *device, void 
     return RONDO_OK;
 }
 
-/* With memory NULL the piece is read for its checksum only. */
-static int read_piece(struct stream *stream, struct rondo_device *device, void *memory, size_t size)
+/* Without memory the piece is read for its checksum only. */
+static int read_piece(struct stream *stream, struct rondo_device *device, const struct piece *piece)
 {
-    for (size_t done = 0; done < size;) {
-        size_t n = size - done < BUFFER_SIZE ? size - done : BUFFER_SIZE;
+    for (size_t done = 0; done < piece->size;) {
+        size_t n = next_part(piece, done);
         int status = get(stream, stream->buffer, n);
         if (status)
             return status;
-        if (memory)
-            device->write(device, (char *)memory + done, stream->buffer, n);
+        if (piece->memory)
+            device->write(device, (char *)piece->memory + done, stream->buffer, n);
         done += n;
     }
     return RONDO_OK;
@@ -126,44 +143,68 @@ static void *at_slot(void *base, size_t size, int32_t slot)
     return (char *)base + size * (size_t)slot;
 }
 
-/* Pieces of `session`; of none in particular when it is NULL: sizes and order only. `snapshot_slots` has -1
- * where a snapshot has no place. */
-static int walk_caches(struct rondo_context *context, struct rondo_session *session,
-                       const int32_t *snapshot_slots, int32_t n_snapshots, int32_t n_pages,
-                       struct stream *stream, piece_function *piece)
+/* What a walk over the caches of a session goes by. */
+struct walk {
+    struct rondo_context *context;
+    struct rondo_session *session; /* NULL: of none in particular, for sizes and order only */
+    const int32_t *snapshot_slots; /* [n_snapshots] -1 where a snapshot has no place */
+    int32_t n_snapshots, n_pages, length;
+    struct stream *stream;
+    piece_function *piece;
+};
+
+/* Rows [C, hd] of each head, `rows` of C in use. */
+static int walk_rows(const struct walk *walk, void *memory, size_t size, int32_t rows)
 {
-    struct rondo_cache *cache = &context->cache;
-    struct rondo_device *device = context->device;
+    const struct rondo_cache *cache = &walk->context->cache;
+    size_t row = (size_t)cache->head_dim * rondo_dtype_size(cache->dtype);
+    struct piece piece = {memory, size, RONDO_CHUNK * row, (size_t)rows * row};
+    return walk->piece(walk->stream, walk->context->device, &piece);
+}
+
+static int walk_linear(const struct walk *walk, const struct rondo_linear_cache *linear)
+{
+    const struct rondo_cache *cache = &walk->context->cache;
     size_t state = rondo_cache_slot_state_bytes(cache), tail = rondo_cache_slot_tail_bytes(cache);
-    size_t page = rondo_cache_page_bytes(cache);
+    const struct rondo_session *session = walk->session;
+    struct piece piece = {session ? at_slot(linear->state, state, session->slot) : NULL, state,
+                          state, state};
+    void *tails[2] = {linear->tail_k, linear->tail_v};
+    int status = walk->piece(walk->stream, walk->context->device, &piece);
+    for (int i = 0; i < 2 && !status; i++)
+        status = walk_rows(walk, session ? at_slot(tails[i], tail, session->slot) : NULL, tail,
+                           walk->length % RONDO_CHUNK);
+    for (int32_t i = 0; i < walk->n_snapshots && !status; i++) {
+        bool kept = session && walk->snapshot_slots[i] >= 0;
+        piece.memory = kept ? at_slot(linear->state, state, walk->snapshot_slots[i]) : NULL;
+        status = walk->piece(walk->stream, walk->context->device, &piece);
+    }
+    return status;
+}
+
+static int walk_softmax(const struct walk *walk, const struct rondo_kv_cache *kv)
+{
+    size_t page = rondo_cache_page_bytes(&walk->context->cache);
+    void *bases[2] = {kv->k, kv->v};
     int status = RONDO_OK;
-    for (int32_t l = 0; l < cache->n_layers && !status; l++) {
-        const struct rondo_linear_cache *linear = &cache->linear[l];
-        const struct rondo_kv_cache *kv = &cache->kv[l];
-        if (linear->state) {
-            int32_t slot = session ? session->slot : 0;
-            void *bases[3] = {linear->state, linear->tail_k, linear->tail_v};
-            for (int i = 0; i < 3 && !status; i++) {
-                size_t size = i ? tail : state;
-                status =
-                    piece(stream, device, session ? at_slot(bases[i], size, slot) : NULL, size);
-            }
-            for (int32_t i = 0; i < n_snapshots && !status; i++) {
-                bool kept = session && snapshot_slots[i] >= 0;
-                status =
-                    piece(stream, device,
-                          kept ? at_slot(linear->state, state, snapshot_slots[i]) : NULL, state);
-            }
-        } else {
-            void *bases[2] = {kv->k, kv->v};
-            for (int i = 0; i < 2; i++) {
-                for (int32_t p = 0; p < n_pages && !status; p++) {
-                    void *memory = session ? at_slot(bases[i], page, session->page_table[p]) : NULL;
-                    status = piece(stream, device, memory, page);
-                }
-            }
+    for (int i = 0; i < 2; i++) {
+        for (int32_t p = 0; p < walk->n_pages && !status; p++) {
+            int32_t rows = walk->length - p * RONDO_CHUNK;
+            void *memory =
+                walk->session ? at_slot(bases[i], page, walk->session->page_table[p]) : NULL;
+            status = walk_rows(walk, memory, page, rows < RONDO_CHUNK ? rows : RONDO_CHUNK);
         }
     }
+    return status;
+}
+
+static int walk_caches(const struct walk *walk)
+{
+    const struct rondo_cache *cache = &walk->context->cache;
+    int status = RONDO_OK;
+    for (int32_t l = 0; l < cache->n_layers && !status; l++)
+        status = cache->linear[l].state ? walk_linear(walk, &cache->linear[l])
+                                        : walk_softmax(walk, &cache->kv[l]);
     return status;
 }
 
@@ -220,8 +261,8 @@ static int write_session(struct stream *stream, struct rondo_session *session)
         !(status = put(stream, &header, sizeof header)) &&
         !(status = put(stream, session->tokens, (size_t)session->length * sizeof(int32_t))) &&
         !(status = put(stream, positions, (size_t)n * sizeof(int32_t))) &&
-        !(status = walk_caches(session->context, session, slots, n, session->n_pages, stream,
-                               write_piece))) {
+        !(status = walk_caches(&(struct walk){session->context, session, slots, n, session->n_pages,
+                                              session->length, stream, write_piece}))) {
         uint64_t checksum = stream->checksum;
         status = put(stream, &checksum, sizeof checksum);
     }
@@ -343,8 +384,10 @@ static int verify(struct stream *stream, struct front *front, struct rondo_conte
     int status = read_front(stream, front, context, file_size);
     if (status)
         return status;
-    status = walk_caches(context, NULL, NULL, front->header.n_snapshots,
-                         pages_of(&context->cache, front->header.length), stream, read_piece);
+    int32_t length = front->header.length;
+    status =
+        walk_caches(&(struct walk){context, NULL, NULL, front->header.n_snapshots,
+                                   pages_of(&context->cache, length), length, stream, read_piece});
     uint64_t want = stream->checksum, got;
     if (status || (status = get(stream, &got, sizeof got)))
         return status;
@@ -390,7 +433,8 @@ static int apply(struct stream *stream, struct front *front, struct rondo_sessio
             session->snapshots[session->n_snapshots++] =
                 (struct rondo_snapshot){.position = front->positions[i], .slot = front->slots[i]};
     }
-    int status = walk_caches(context, session, front->slots, n, pages, stream, read_piece);
+    int status = walk_caches(
+        &(struct walk){context, session, front->slots, n, pages, length, stream, read_piece});
     if (status)
         rondo_session_trim(session); /* length is 0: nothing half loaded stays */
     else

@@ -214,6 +214,9 @@ static void test_log_probability(void)
     EXPECT(fabs(rondo_log_probability(logits, 4, 1) + 1.4076059644443806) < 1e-12, "log p");
     EXPECT(rondo_log_probability(logits, 4, 2) == -INFINITY, "impossible");
     EXPECT(rondo_log_probability(logits, 4, 7) == -INFINITY, "no such token");
+    float infinite[2] = {1, INFINITY};
+    EXPECT(rondo_log_probability(infinite, 2, 1) == 0, "certain");
+    EXPECT(rondo_log_probability(infinite, 2, 0) == -INFINITY, "impossible beside the certain");
 }
 
 int main(void)

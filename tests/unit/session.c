@@ -2,6 +2,7 @@
  *
  *     session FIXTURES */
 #include "core/context.h"
+#include "scratch.h"
 #include "test.h"
 
 #include <fcntl.h>
@@ -317,6 +318,29 @@ static void test_files(void)
     rondo_context_destroy(context);
 }
 
+/* A file holds nothing of a session that had the slot and the pages before: it is the same as one from a context
+ * that never held another. */
+static void test_files_keep_secrets(void)
+{
+    struct rondo_context_options options = {.max_context = 256, .max_sessions = 1};
+    scratch_begin();
+    for (int i = 0; i < 2; i++) {
+        struct rondo_context *context = make(&options);
+        struct rondo_session *session = begin(context);
+        if (i == 0) {
+            go_on(session, 200);
+            rondo_session_destroy(session);
+            session = begin(context);
+        }
+        go_on(session, 70);
+        MUST(!rondo_session_save(session, scratch_path(i ? "fresh" : "reused"), &error));
+        rondo_context_destroy(context);
+    }
+    EXPECT(scratch_same_file(scratch_path("fresh"), scratch_path("reused")),
+           "files of a fresh and of a reused slot");
+    scratch_end();
+}
+
 int main(int argc, char **argv)
 {
     static const char *const variants[] = {"base-bf16", "softmax-only"};
@@ -332,6 +356,7 @@ int main(int argc, char **argv)
         test_drafts_at_the_end();
         test_same_prompt_again();
         test_files();
+        test_files_keep_secrets();
         test_settings();
         free(expected);
         rondo_device_close(device);
