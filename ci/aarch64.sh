@@ -4,7 +4,7 @@
 # program are left out, since their libraries (cJSON, PCRE2, utf8proc) are rarely installed for two
 # architectures; so this also shows that core and backend need nothing but the C library.
 #
-#   ci/aarch64.sh BUILD_DIRECTORY [options of rondo-check]
+#   ci/aarch64.sh BUILD_DIRECTORY [options of rondo-check]      (default: --backend cpu:neon)
 #
 # Exit code 77: no cross compiler.
 set -eu
@@ -45,4 +45,5 @@ $cc -static -pthread "${objects[@]}" -lm -o "$build/rondo-check"
 echo "aarch64: compiled ${#objects[@]} files of core, backend_cpu and tests/check"
 
 command -v qemu-aarch64 > /dev/null || { echo 'aarch64: no qemu-aarch64, nothing was run'; exit 0; }
+[ $# -gt 0 ] || set -- --backend cpu:neon
 qemu-aarch64 "$build/rondo-check" "$@"
