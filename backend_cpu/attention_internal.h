@@ -35,10 +35,10 @@ struct rondo_product {
 /* Counts of channels are multiples of 16; arrays are f32 and need no alignment, dtypes are f32 or bf16. */
 struct rondo_attention_kernels {
     void (*product)(const struct rondo_product *product);
-    /* to [channels, C]: to[d][j] = rows[j][d] for j < n_rows; lanes j past n_rows are undefined. `ahead`: memory of
-     * the shape of `rows` that is read soon, or NULL. */
+    /* to [channels, C]: to[d][j] = rows[j][d] for j < n_rows; lanes j past n_rows are undefined. ahead
+     * as in a product. */
     void (*transpose)(float *to, const void *rows, enum rondo_dtype dtype, int64_t row_stride,
-                      int32_t n_rows, int32_t channels, const void *ahead);
+                      int32_t n_rows, int32_t channels, const void *ahead, int64_t ahead_size);
     void (*widen)(float *to, const void *from, enum rondo_dtype dtype, int32_t n);
     /* out[i] = x[i] * factor, rounded to the dtype. */
     void (*scale)(void *out, enum rondo_dtype dtype, const float *x, float factor, int32_t n);

@@ -8,6 +8,7 @@
  *   v_zero v_set1 v_load v_store v_add v_sub v_mul v_max v_fma(a, b, c) = a * b + c
  *   v_load_bf16(const uint16_t *), v_store_bf16(uint16_t *, V), v_exp, v_maximum(V) -> float
  *   v_tree(const V lanes[16 / VW]) -> float: rondo_sum_tree16
+ *   v_split(V *x, V *y): of the 2 VW floats x, y, x gets the even ones and y the odd ones; v_join: and back
  *   u_zero, u_load(const void *), u_load_half (VW / 2 dwords, rest zero; VW 16 only), u_even(U), u_odd(U): the low
  *   and high bf16 of each dword as V; u_float(U): the bits as V; u_transpose(U r[VW]) in place. */
 #include "backend_cpu/attention_internal.h"
@@ -15,10 +16,68 @@
 #define TILE_ROWS 6
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* Asks for some lines of memory, into a cache that holds more than the nearest one. */
+ALWAYS_INLINE const char *ask_ahead(const char *at, int64_t lines)
+{
+    for (int64_t line = 0; line < lines; line++)
+        __builtin_prefetch(at + line * 64, 0, 2);
+    return at + lines * 64;
+}
+
 ALWAYS_INLINE V load_as_f32(const void *from, int64_t index, const bool is_bf16)
 {
     return is_bf16 ? v_load_bf16((const uint16_t *)from + index)
                    : v_load((const float *)from + index);
+}
+
+/* VECTORS vectors of a row. Those of bf16 come in pairs where there are pairs, one of the even and one of
+ * the odd channels: that needs no shuffles. load_sums and store_sums keep rows of f32 in that order. */
+ALWAYS_INLINE void load_row(V to[8], const char *from, const int VECTORS, const bool is_bf16)
+{
+    if (is_bf16 && VECTORS % 2 == 0)
+        for (int i = 0; i < VECTORS; i += 2) {
+            U both = u_load(from + i * VW * 2);
+            to[i] = u_even(both);
+            to[i + 1] = u_odd(both);
+        }
+    else
+        for (int i = 0; i < VECTORS; i++)
+            to[i] = load_as_f32(from, i * VW, is_bf16);
+}
+
+ALWAYS_INLINE void load_sums(V to[8], const float *from, const int VECTORS, const bool is_bf16)
+{
+    for (int i = 0; i < VECTORS; i++)
+        to[i] = v_load(from + i * VW);
+    if (is_bf16 && VECTORS % 2 == 0)
+        for (int i = 0; i < VECTORS; i += 2)
+            v_split(&to[i], &to[i + 1]);
+}
+
+ALWAYS_INLINE void store_sums(float *to, V from[8], const int VECTORS, const bool is_bf16)
+{
+    if (is_bf16 && VECTORS % 2 == 0)
+        for (int i = 0; i < VECTORS; i += 2)
+            v_join(&from[i], &from[i + 1]);
+    for (int i = 0; i < VECTORS; i++)
+        v_store(to + i * VW, from[i]);
+}
+
+/* sum[r] = fma(a[r][j], b[j], sum[r]) for j = 0 .. n-1; every step asks for `lines` lines. */
+ALWAYS_INLINE void add_steps(V sum[TILE_ROWS][8], const float *a, int64_t a_stride, const char *b,
+                             int64_t b_step, int32_t n, const char *ahead, int64_t lines,
+                             const int ROWS, const int VECTORS, const bool is_bf16)
+{
+    for (int32_t j = 0; j < n; j++, b += b_step) {
+        V right[8];
+        load_row(right, b, VECTORS, is_bf16);
+        ahead = ask_ahead(ahead, lines);
+        for (int r = 0; r < ROWS; r++) {
+            V left = v_set1(a[r * a_stride + j]);
+            for (int i = 0; i < VECTORS; i++)
+                sum[r][i] = v_fma(left, right[i], sum[r][i]);
+        }
+    }
 }
 
 /* ROWS x VECTORS outputs in registers, for columns from `column` on. */
@@ -28,86 +87,75 @@ ALWAYS_INLINE void tile(const struct rondo_product *p, int32_t row, int32_t colu
     V sum[TILE_ROWS][8];
     float *c = p->c + row * p->c_stride + column;
     const float *a = p->a + row * p->a_stride;
-    const int64_t c_stride = p->c_stride, a_stride = p->a_stride, b_stride = p->b_stride;
-    const size_t size = is_bf16 ? 2 : 4;
-    const char *b = (const char *)p->b + column * size;
+    const int64_t c_stride = p->c_stride;
+    const int64_t b_step = p->b_stride * (is_bf16 ? 2 : 4);
+    const char *b = (const char *)p->b + column * (is_bf16 ? 2 : 4);
     const int32_t n = p->n;
-    const int64_t share = p->ahead_size * (VECTORS * VW) / p->columns;
-    const char *ahead = p->ahead ? (const char *)p->ahead + share * column / (VECTORS * VW) : NULL;
-    const int64_t ahead_step = n > 0 ? share / n : 0;
+    /* The tile's share of what is read soon, evenly over the steps: idle memory is lost time. */
+    const int64_t share = p->ahead ? p->ahead_size * (VECTORS * VW) / p->columns : 0;
+    const int64_t lines = n > 0 ? (share / 64 + n - 1) / n : 0;
+    const char *ahead = share > 0 ? (const char *)p->ahead + share * (column / (VECTORS * VW)) : b;
 
     for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < VECTORS; i++)
-            sum[r][i] = p->start == RONDO_START_ZERO ? v_zero() : v_load(c + r * c_stride + i * VW);
+        if (p->start == RONDO_START_ZERO)
+            for (int i = 0; i < VECTORS; i++)
+                sum[r][i] = v_zero();
+        else
+            load_sums(sum[r], c + r * c_stride, VECTORS, is_bf16);
     if (p->start == RONDO_START_SCALE)
         for (int r = 0; r < ROWS; r++) {
             V factor = v_set1(p->scale[(int64_t)(row + r) * p->scale_step]);
             for (int i = 0; i < VECTORS; i++)
                 sum[r][i] = v_mul(sum[r][i], factor);
         }
-    for (int32_t j = 0; j < n; j++) {
-        V right[8];
-        for (int i = 0; i < VECTORS; i++)
-            right[i] = load_as_f32(b, i * VW, is_bf16);
-        if (ahead) {
-            for (int64_t at = 0; at < ahead_step; at += 64)
-                __builtin_prefetch(ahead + at, 0, 2);
-            ahead += ahead_step;
-        }
-        for (int r = 0; r < ROWS; r++) {
-            V left = v_set1(a[r * a_stride + j]);
-            for (int i = 0; i < VECTORS; i++)
-                sum[r][i] = v_fma(left, right[i], sum[r][i]);
-        }
-        b += b_stride * (int64_t)size;
-    }
+    /* Full tiles are for large products, which ask for nothing and save the question. */
+    if (ROWS == TILE_ROWS && lines == 0)
+        add_steps(sum, a, p->a_stride, b, b_step, n, b, 0, ROWS, VECTORS, is_bf16);
+    else
+        add_steps(sum, a, p->a_stride, b, b_step, n, ahead, lines, ROWS, VECTORS, is_bf16);
     for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < VECTORS; i++)
-            v_store(c + r * c_stride + i * VW, sum[r][i]);
+        store_sums(c + r * c_stride, sum[r], VECTORS, is_bf16);
 }
 
-/* All rows of the product for VECTORS vectors of columns. Not inlined: one copy per shape. */
-#define DEFINE_COLUMNS(NAME, VECTORS, IS_BF16)                                                     \
-    static __attribute__((noinline)) void NAME(const struct rondo_product *p, int32_t column)      \
-    {                                                                                              \
-        int32_t row = 0;                                                                           \
-        for (; row + TILE_ROWS <= p->rows; row += TILE_ROWS)                                       \
-            tile(p, row, column, TILE_ROWS, VECTORS, IS_BF16);                                     \
-        switch (p->rows - row) {                                                                   \
-        case 5:                                                                                    \
-            tile(p, row, column, 5, VECTORS, IS_BF16);                                             \
-            break;                                                                                 \
-        case 4:                                                                                    \
-            tile(p, row, column, 4, VECTORS, IS_BF16);                                             \
-            break;                                                                                 \
-        case 3:                                                                                    \
-            tile(p, row, column, 3, VECTORS, IS_BF16);                                             \
-            break;                                                                                 \
-        case 2:                                                                                    \
-            tile(p, row, column, 2, VECTORS, IS_BF16);                                             \
-            break;                                                                                 \
-        case 1:                                                                                    \
-            tile(p, row, column, 1, VECTORS, IS_BF16);                                             \
-            break;                                                                                 \
-        default:                                                                                   \
-            break;                                                                                 \
-        }                                                                                          \
-    }
-/* One row has too few chains to keep the units busy unless it takes more columns. */
-#define DEFINE_ROW(NAME, IS_BF16)                                                                  \
-    static __attribute__((noinline)) void NAME(const struct rondo_product *p, int32_t column)      \
-    {                                                                                              \
-        tile(p, 0, column, 1, 8, IS_BF16);                                                         \
-    }
+/* Not inlined: one copy per shape, each with the registers to itself. */
+typedef void tile_function(const struct rondo_product *p, int32_t row, int32_t column);
 
-DEFINE_COLUMNS(wide_f32, TILE_VECTORS, false)
-DEFINE_COLUMNS(wide_bf16, TILE_VECTORS, true)
-DEFINE_ROW(row_f32, false)
-DEFINE_ROW(row_bf16, true)
+#define DEFINE_TILE(NAME, ROWS, VECTORS, IS_BF16)                                                  \
+    static __attribute__((noinline)) void NAME(const struct rondo_product *p, int32_t row,         \
+                                               int32_t column)                                     \
+    {                                                                                              \
+        tile(p, row, column, ROWS, VECTORS, IS_BF16);                                              \
+    }
+#define DEFINE_TILES(NAME, VECTORS, IS_BF16)                                                       \
+    DEFINE_TILE(NAME##_1, 1, VECTORS, IS_BF16)                                                     \
+    DEFINE_TILE(NAME##_2, 2, VECTORS, IS_BF16)                                                     \
+    DEFINE_TILE(NAME##_3, 3, VECTORS, IS_BF16)                                                     \
+    DEFINE_TILE(NAME##_4, 4, VECTORS, IS_BF16)                                                     \
+    DEFINE_TILE(NAME##_5, 5, VECTORS, IS_BF16)                                                     \
+    DEFINE_TILE(NAME##_6, 6, VECTORS, IS_BF16)                                                     \
+    static tile_function *const NAME[TILE_ROWS] = {NAME##_1, NAME##_2, NAME##_3,                   \
+                                                   NAME##_4, NAME##_5, NAME##_6};
+
+DEFINE_TILES(wide_f32, TILE_VECTORS, false)
+DEFINE_TILES(wide_bf16, TILE_VECTORS, true)
+/* One row has too few chains to keep the units busy unless it takes more columns. */
+DEFINE_TILE(row_f32, 1, 8, false)
+DEFINE_TILE(row_bf16, 1, 8, true)
 #if TILE_VECTORS * VW > 16
-DEFINE_COLUMNS(narrow_f32, 16 / VW, false)
-DEFINE_COLUMNS(narrow_bf16, 16 / VW, true)
+DEFINE_TILES(narrow_f32, 16 / VW, false)
+DEFINE_TILES(narrow_bf16, 16 / VW, true)
 #endif
+
+/* All rows of the product for one tile of columns. */
+static void columns_of(const struct rondo_product *p, tile_function *const tiles[TILE_ROWS],
+                       int32_t column)
+{
+    int32_t row = 0;
+    for (; row + TILE_ROWS <= p->rows; row += TILE_ROWS)
+        tiles[TILE_ROWS - 1](p, row, column);
+    if (row < p->rows)
+        tiles[p->rows - row - 1](p, row, column);
+}
 
 static void product(const struct rondo_product *p)
 {
@@ -115,19 +163,24 @@ static void product(const struct rondo_product *p)
     int32_t column = 0;
     if (p->rows == 1)
         for (; column + 8 * VW <= p->columns; column += 8 * VW)
-            (is_bf16 ? row_bf16 : row_f32)(p, column);
+            (is_bf16 ? row_bf16 : row_f32)(p, 0, column);
     for (; column + TILE_VECTORS * VW <= p->columns; column += TILE_VECTORS * VW)
-        (is_bf16 ? wide_bf16 : wide_f32)(p, column);
+        columns_of(p, is_bf16 ? wide_bf16 : wide_f32, column);
 #if TILE_VECTORS * VW > 16
     for (; column < p->columns; column += 16)
-        (is_bf16 ? narrow_bf16 : narrow_f32)(p, column);
+        columns_of(p, is_bf16 ? narrow_bf16 : narrow_f32, column);
 #endif
 }
 
-/* VW rows of VW dwords each, of which `dwords` are there. */
+/* VW rows of VW dwords each (or half of that), of which n_rows are there. */
 ALWAYS_INLINE void load_rows(U r[VW], const char *from, int64_t stride, int32_t n_rows,
                              const bool is_half)
 {
+    if (n_rows >= VW && !is_half) {
+        for (int i = 0; i < VW; i++)
+            r[i] = u_load(from + i * stride);
+        return;
+    }
     for (int i = 0; i < VW; i++) {
         if (i >= n_rows)
             r[i] = u_zero();
@@ -162,18 +215,18 @@ ALWAYS_INLINE void transpose_f32(float *to, const char *from, int64_t stride, in
 }
 
 static void transpose(float *to, const void *rows, enum rondo_dtype dtype, int64_t row_stride,
-                      int32_t n_rows, int32_t channels, const void *ahead)
+                      int32_t n_rows, int32_t channels, const void *ahead, int64_t ahead_size)
 {
     const bool is_bf16 = dtype == RONDO_BF16;
     const int64_t size = is_bf16 ? 2 : 4, stride = row_stride * size;
     const int32_t step = is_bf16 ? 2 * VW : VW;
+    const int64_t steps = (int64_t)((n_rows + VW - 1) / VW) * ((channels + step - 1) / step);
+    const int64_t lines = ahead && steps > 0 ? (ahead_size / 64 + steps - 1) / steps : 0;
+    const char *line = lines > 0 ? ahead : rows;
     for (int32_t j = 0; j < n_rows; j += VW) {
         const char *from = (const char *)rows + j * stride;
-        const char *next = ahead ? (const char *)ahead + j * stride : NULL;
         for (int32_t d = 0; d < channels; d += step) {
-            if (next)
-                for (int i = 0; i < VW; i++)
-                    __builtin_prefetch(next + d * size + i * stride, 0, 2);
+            line = ask_ahead(line, lines);
             float *lanes = to + (int64_t)d * RONDO_CHUNK + j;
             if (!is_bf16)
                 transpose_f32(lanes, from + d * size, stride, n_rows - j);

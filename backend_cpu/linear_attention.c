@@ -174,7 +174,7 @@ static void chunk(const struct task *task, int32_t token, int32_t first, int32_t
     const void *v = rondo_element(op->cache.tail_v, dtype, task->tail);
 
     copy_rows(task, token, n, op->cache.tail_k, op->cache.tail_v, task->tail + (size_t)first * hd);
-    kernels->transpose(s->fold.keys, k, dtype, hd, end, hd, NULL);
+    kernels->transpose(s->fold.keys, k, dtype, hd, end, hd, NULL, 0);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, end * hd);
         v = s->values;
@@ -280,7 +280,7 @@ static void fold_path(const struct task *task, int32_t gate)
     for (int32_t position = task->sequence->start / RONDO_CHUNK * RONDO_CHUNK; position < end;
          position += RONDO_CHUNK) {
         gather_path(task, gate, position, RONDO_CHUNK, true);
-        task->kernels->transpose(s->fold.keys, s->k, dtype, hd, RONDO_CHUNK, hd, NULL);
+        task->kernels->transpose(s->fold.keys, s->k, dtype, hd, RONDO_CHUNK, hd, NULL, 0);
         rondo_linear_fold(&s->fold, s->state, s->v, dtype);
     }
 }
@@ -294,14 +294,14 @@ static void draft_scores(const struct task *task, int32_t n, int32_t n_tail)
     if (n_tail > 0) {
         task->kernels->transpose(s->fold.keys,
                                  rondo_element(cache->tail_k, cache->dtype, task->tail),
-                                 cache->dtype, hd, n_tail, hd, NULL);
+                                 cache->dtype, hd, n_tail, hd, NULL, 0);
         multiply_keys(task, s->w, RONDO_CHUNK, n, n_tail);
     }
     for (int32_t first = 0; first < n; first += RONDO_CHUNK) {
         int32_t n_keys = n - first < RONDO_CHUNK ? n - first : RONDO_CHUNK;
         const void *k =
             rondo_element(cache->draft_k, cache->dtype, task->draft + (size_t)first * hd);
-        task->kernels->transpose(s->fold.keys, k, cache->dtype, hd, n_keys, hd, NULL);
+        task->kernels->transpose(s->fold.keys, k, cache->dtype, hd, n_keys, hd, NULL, 0);
         multiply_keys(task, s->w_draft + first, rounded(n), n, n_keys);
     }
 }
@@ -461,7 +461,7 @@ static void accept_head(const struct rondo_op_accept *op, const struct scratch *
         memcpy(rondo_element(v, dtype, row * hd), rondo_element(cache->draft_v, dtype, from), size);
         if (row == RONDO_CHUNK - 1) {
             s->fold.kernels->transpose(s->fold.keys, k, dtype, op->head_dim, RONDO_CHUNK,
-                                       op->head_dim, NULL);
+                                       op->head_dim, NULL, 0);
             rondo_linear_fold(&s->fold, state, v, dtype);
         }
     }

@@ -9,6 +9,8 @@
 #define WIDEN_ROWS 24
 /* Up to this many rows a task waits for memory, and asks for it ahead. */
 #define AHEAD_ROWS 16
+/* Channels of keys that such a task transposes at a time. */
+#define KEY_CHANNELS 32
 /* Tokens whose segments can be computed apart from each other, see the workspace. */
 #define SPLIT_TOKENS 32
 
@@ -120,6 +122,41 @@ struct keys {
     bool is_first; /* of its segment */
 };
 
+/* x [n, C] = dot products of the n query rows from row `first` on with the keys of a block. For few rows, a few
+ * channels are transposed at a time: they are still in the nearest cache when they are multiplied. */
+static void multiply_keys(const struct task *task, const struct keys *keys, int32_t first,
+                          int32_t n, float *x, const char *ahead)
+{
+    const struct rondo_op_softmax_attention *op = task->op;
+    const struct rondo_attention_kernels *kernels = task->job->kernels;
+    const struct scratch *s = &task->scratch;
+    int32_t hd = op->head_dim, columns = (keys->n + 15) & ~15;
+    size_t size = rondo_dtype_size(op->cache.dtype);
+    int32_t step = n <= AHEAD_ROWS ? KEY_CHANNELS : hd;
+    for (int32_t d = 0; d < hd; d += step) {
+        int32_t channels = hd - d < step ? hd - d : step;
+        size_t half = (size_t)channels * RONDO_CHUNK * size / 2;
+        kernels->transpose(s->keys, (const char *)keys->k + (size_t)d * size, op->cache.dtype, hd,
+                           keys->n, channels, ahead, (int64_t)half);
+        kernels->product(
+            &(struct rondo_product){.c = x,
+                                    .c_stride = RONDO_CHUNK,
+                                    .a = s->q + (size_t)first * hd + d,
+                                    .a_stride = hd,
+                                    .b = s->keys,
+                                    .b_stride = RONDO_CHUNK,
+                                    .b_dtype = RONDO_F32,
+                                    .rows = n,
+                                    .columns = columns,
+                                    .n = channels,
+                                    .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
+                                    .ahead = ahead ? ahead + half : NULL,
+                                    .ahead_size = (int64_t)half});
+        if (ahead)
+            ahead += 2 * half;
+    }
+}
+
 /* Rows first .. first + n - 1 take the block in: o, ml are their running results. limit: per token. */
 static void add_keys(const struct task *task, const struct keys *keys, int32_t first, int32_t n,
                      const int32_t *limit, float *o, float *ml)
@@ -130,31 +167,16 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
     enum rondo_dtype dtype = op->cache.dtype, v_dtype = dtype;
     int32_t hd = op->head_dim, group = task->job->group;
     const void *v = keys->v;
-    /* While keys are transposed the values are asked for, then half of the next keys each time. */
+    float *x = s->x + (size_t)first * RONDO_CHUNK;
+    /* The values are asked for while keys are multiplied, the next keys while values are. */
     bool asks_ahead = n <= AHEAD_ROWS;
-    int64_t half = RONDO_CHUNK * (int64_t)hd * (int64_t)rondo_dtype_size(dtype) / 2;
-    const char *k_ahead = asks_ahead ? keys->k_ahead : NULL;
 
-    kernels->transpose(s->keys, keys->k, dtype, hd, keys->n, hd, asks_ahead ? v : NULL);
+    multiply_keys(task, keys, first, n, x, asks_ahead ? v : NULL);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, keys->n * hd);
         v = s->values;
         v_dtype = RONDO_F32;
     }
-    float *x = s->x + (size_t)first * RONDO_CHUNK;
-    kernels->product(&(struct rondo_product){.c = x,
-                                             .c_stride = RONDO_CHUNK,
-                                             .a = s->q + (size_t)first * hd,
-                                             .a_stride = hd,
-                                             .b = s->keys,
-                                             .b_stride = RONDO_CHUNK,
-                                             .b_dtype = RONDO_F32,
-                                             .rows = n,
-                                             .columns = (keys->n + 15) & ~15,
-                                             .n = hd,
-                                             .start = RONDO_START_ZERO,
-                                             .ahead = k_ahead,
-                                             .ahead_size = half});
     for (int32_t r = 0; r < n; r++) {
         float *row = ml + 2 * (first + r);
         s->factor[r] = kernels->softmax(x + (size_t)r * RONDO_CHUNK, limit[r / group], op->scale,
@@ -172,8 +194,9 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
                                    .start = keys->is_first ? RONDO_START_ZERO : RONDO_START_SCALE,
                                    .scale = s->factor,
                                    .scale_step = 1,
-                                   .ahead = k_ahead ? k_ahead + half : NULL,
-                                   .ahead_size = half};
+                                   .ahead = asks_ahead ? keys->k_ahead : NULL,
+                                   .ahead_size = RONDO_CHUNK * (int64_t)hd *
+                                                 (int64_t)rondo_dtype_size(dtype)};
     rondo_product_staircase(kernels, &values, limit, group);
 }
 

@@ -47,6 +47,20 @@ static inline float32x4_t v_exp(float32x4_t x)
     return vmulq_f32(e, vreinterpretq_f32_s32(high));
 }
 
+static inline void v_split(float32x4_t *x, float32x4_t *y)
+{
+    float32x4x2_t parts = vuzpq_f32(*x, *y);
+    *x = parts.val[0];
+    *y = parts.val[1];
+}
+
+static inline void v_join(float32x4_t *x, float32x4_t *y)
+{
+    float32x4x2_t parts = vzipq_f32(*x, *y);
+    *x = parts.val[0];
+    *y = parts.val[1];
+}
+
 /* rondo_f32_to_bf16 */
 static inline void v_store_bf16(uint16_t *p, float32x4_t x)
 {

@@ -31,6 +31,22 @@ static inline __m256 v_load_bf16(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
 }
 
+static inline void v_split(__m256 *x, __m256 *y)
+{
+    __m256 low = *x, high = *y;
+    *x = _mm256_shuffle_ps(low, high, 0x88);
+    *y = _mm256_shuffle_ps(low, high, 0xdd);
+    *x = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(*x), 0xd8));
+    *y = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(*y), 0xd8));
+}
+
+static inline void v_join(__m256 *x, __m256 *y)
+{
+    __m256 low = _mm256_unpacklo_ps(*x, *y), high = _mm256_unpackhi_ps(*x, *y);
+    *x = _mm256_permute2f128_ps(low, high, 0x20);
+    *y = _mm256_permute2f128_ps(low, high, 0x31);
+}
+
 /* rondo_f32_to_bf16 */
 static inline void v_store_bf16(uint16_t *p, __m256 x)
 {

@@ -33,6 +33,23 @@ static inline __m512 v_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
 }
 
+static inline void v_split(__m512 *x, __m512 *y)
+{
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512 low = *x, high = *y;
+    *x = _mm512_permutex2var_ps(low, even, high);
+    *y = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high);
+}
+
+static inline void v_join(__m512 *x, __m512 *y)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    __m512 even = *x, odd = *y;
+    *x = _mm512_permutex2var_ps(even, low, odd);
+    *y = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd);
+}
+
 /* rondo_f32_to_bf16 */
 static inline void v_store_bf16(uint16_t *p, __m512 x)
 {
