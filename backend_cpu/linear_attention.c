@@ -5,6 +5,10 @@
 
 /* From this many rows on, bf16 values are widened once instead of by every register tile. */
 #define WIDEN_ROWS 12
+/* Up to this many rows a task waits for memory, and asks for it ahead. */
+#define AHEAD_ROWS 6
+/* Rows of the state that are read while as many are asked for. */
+#define STATE_ROWS 32
 
 /* Scratch of one thread. n: rows of a chunk or nodes of a tree. */
 struct scratch {
@@ -23,9 +27,10 @@ struct task {
     const struct rondo_attention_kernels *kernels;
     const struct rondo_batch_sequence *sequence;
     int32_t head;
-    float *state; /* [hd, hd] of the slot */
-    size_t tail;  /* first element of the head's tail rows */
-    size_t draft; /* and of its draft rows */
+    float *state;            /* [hd, hd] of the slot */
+    const float *next_state; /* [hd, hd] of the thread's next task, or NULL */
+    size_t tail;             /* first element of the head's tail rows */
+    size_t draft;            /* and of its draft rows */
     struct scratch scratch;
 };
 
@@ -127,22 +132,30 @@ static float *load_queries(const struct task *task, int32_t token, int32_t n)
     return (float *)rondo_tensor_row(&op->out, token) + from;
 }
 
-/* out [n, hd] = q S */
+/* out [n, hd] = q S. `next`: memory of next_size bytes that is read afterwards, or NULL. */
 static void multiply_state(const struct task *task, float *out, const float *q, const float *state,
-                           int32_t n)
+                           int32_t n, const void *next, size_t next_size)
 {
-    int32_t hd = task->op->head_dim;
-    task->kernels->product(&(struct rondo_product){.c = out,
-                                                   .c_stride = task->op->out.row_stride,
-                                                   .a = q,
-                                                   .a_stride = hd,
-                                                   .b = state,
-                                                   .b_stride = hd,
-                                                   .b_dtype = RONDO_F32,
-                                                   .rows = n,
-                                                   .columns = hd,
-                                                   .n = hd,
-                                                   .start = RONDO_START_ZERO});
+    int32_t hd = task->op->head_dim, step = n <= AHEAD_ROWS ? STATE_ROWS : hd;
+    for (int32_t d = 0; d < hd; d += step) {
+        int32_t rows = hd - d < step ? hd - d : step;
+        bool is_last = d + step >= hd;
+        const void *ahead = is_last ? next : state + (size_t)(d + step) * hd;
+        task->kernels->product(&(struct rondo_product){
+            .c = out,
+            .c_stride = task->op->out.row_stride,
+            .a = q + d,
+            .a_stride = hd,
+            .b = state + (size_t)d * hd,
+            .b_stride = hd,
+            .b_dtype = RONDO_F32,
+            .rows = n,
+            .columns = hd,
+            .n = rows,
+            .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
+            .ahead = ahead,
+            .ahead_size = (int64_t)(is_last ? next_size : (size_t)rows * hd * sizeof *state)});
+    }
 }
 
 /* w [n, w_stride] = q . (the n_keys rows in fold.keys) */
@@ -173,15 +186,19 @@ static void chunk(const struct task *task, int32_t token, int32_t first, int32_t
     const void *k = rondo_element(op->cache.tail_k, dtype, task->tail);
     const void *v = rondo_element(op->cache.tail_v, dtype, task->tail);
 
+    size_t tail_size = (size_t)end * hd * rondo_dtype_size(dtype);
+    bool asks_ahead = n <= AHEAD_ROWS;
+
     copy_rows(task, token, n, op->cache.tail_k, op->cache.tail_v, task->tail + (size_t)first * hd);
-    kernels->transpose(s->fold.keys, k, dtype, hd, end, hd, NULL, 0);
+    float *out = load_queries(task, token, n);
+    multiply_state(task, out, s->q, task->state, n, asks_ahead ? k : NULL, tail_size);
+    kernels->transpose(s->fold.keys, k, dtype, hd, end, hd, asks_ahead ? v : NULL,
+                       (int64_t)tail_size);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, end * hd);
         v = s->values;
         v_dtype = RONDO_F32;
     }
-    float *out = load_queries(task, token, n);
-    multiply_state(task, out, s->q, task->state, n);
     multiply_keys(task, s->w, RONDO_CHUNK, n, end);
     for (int32_t r = 0; r < n; r++) {
         limit[r] = first + r + 1;
@@ -199,7 +216,9 @@ static void chunk(const struct task *task, int32_t token, int32_t first, int32_t
                                    .columns = hd,
                                    .start = RONDO_START_SCALE,
                                    .scale = s->fold.decay_power + first + 1,
-                                   .scale_step = 1};
+                                   .scale_step = 1,
+                                   .ahead = asks_ahead ? task->next_state : NULL,
+                                   .ahead_size = STATE_ROWS * (int64_t)hd * (int64_t)sizeof(float)};
     rondo_product_staircase(kernels, &values, limit, 1);
     for (int32_t r = 0; r < n; r++) {
         float *row = out + r * op->out.row_stride;
@@ -357,7 +376,8 @@ static void rows_after_gate(const struct task *task, int32_t gate, int32_t n, fl
             fold_path(task, gate);
         is_folded = true;
         float *row = out + node * task->op->out.row_stride;
-        multiply_state(task, row, task->scratch.q + (size_t)node * hd, task->scratch.state, 1);
+        multiply_state(task, row, task->scratch.q + (size_t)node * hd, task->scratch.state, 1, NULL,
+                       0);
         draft_row(task, node, n, 0, row);
     }
 }
@@ -372,7 +392,7 @@ static void draft_head(const struct task *task)
         return;
     copy_rows(task, sequence->first_token, n, op->cache.draft_k, op->cache.draft_v, task->draft);
     float *out = load_queries(task, sequence->first_token, n);
-    multiply_state(task, out, task->scratch.q, base_state(task), n);
+    multiply_state(task, out, task->scratch.q, base_state(task), n, NULL, 0);
     draft_scores(task, n, n_tail);
     for (int32_t node = 0; node < n; node++)
         if (node_position(task, node) < chunk_end)
@@ -384,24 +404,32 @@ static void draft_head(const struct task *task)
 
 /* ---- tasks ----------------------------------------------------------------------------------- */
 
+static float *state_of(const struct rondo_op_linear_attention *op, int64_t task)
+{
+    int32_t slot = op->batch->sequences[task / op->heads].slot;
+    size_t head = (size_t)(task % op->heads), hd = (size_t)op->head_dim;
+    return slot < 0 ? NULL : op->cache.state + ((size_t)slot * op->heads + head) * hd * hd;
+}
+
 static void run_tasks(void *user, int thread, int threads)
 {
     const struct job *job = user;
     const struct rondo_op_linear_attention *op = job->op;
     const struct rondo_batch *batch = op->batch;
-    size_t hd = (size_t)op->head_dim;
     struct task task = {.op = op, .kernels = job->kernels};
     lay_out(&task.scratch, job->device->workspace + thread * job->scratch_size, op->head_dim,
             job->nodes);
-    int64_t n_tasks = (int64_t)batch->n_sequences * op->heads;
-    for (int64_t i = rondo_pool_next(job->device->pool); i < n_tasks;
-         i = rondo_pool_next(job->device->pool)) {
+    int64_t n_tasks = (int64_t)batch->n_sequences * op->heads, next;
+    /* Claimed one ahead, so that the memory of the next task can be asked for. */
+    for (int64_t i = rondo_pool_next(job->device->pool); i < n_tasks; i = next) {
+        next = rondo_pool_next(job->device->pool);
         task.sequence = &batch->sequences[i / op->heads];
         task.head = (int32_t)(i % op->heads);
         int32_t slot = task.sequence->slot;
         if (slot < 0)
             continue;
-        task.state = op->cache.state + ((size_t)slot * op->heads + task.head) * hd * hd;
+        task.state = state_of(op, i);
+        task.next_state = next < n_tasks ? state_of(op, next) : NULL;
         task.tail = rondo_cache_row(slot, op->heads, task.head, RONDO_CHUNK, 0, op->head_dim);
         task.draft =
             rondo_cache_row(slot, op->heads, task.head, op->cache.max_draft, 0, op->head_dim);
