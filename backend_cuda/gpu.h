@@ -1,0 +1,87 @@
+/* What the C and the device sources of a GPU backend share: names, the device, one entry per op.
+ *
+ * The sources of this directory are compiled several times into one program: by nvcc for CUDA, by clang or
+ * nvcc through the name map of backend_hip, and by a C++ compiler against the emulator of tests/simt. Each
+ * build has its own RONDO_GPU_BACKEND (cuda, hip, simt, ...), which GPU(name) puts into every external symbol:
+ * GPU(rmsnorm) is rondo_cuda_rmsnorm. Everything else in a .cu or .cuh file is static or in an anonymous
+ * namespace. */
+#ifndef RONDO_BACKEND_CUDA_GPU_H
+#define RONDO_BACKEND_CUDA_GPU_H
+
+#include <cuda_runtime.h>
+
+#ifndef RONDO_GPU_BACKEND
+#define RONDO_GPU_BACKEND cuda
+#endif
+#define GPU_JOIN2(backend, name) rondo_##backend##_##name
+#define GPU_JOIN(backend, name) GPU_JOIN2(backend, name)
+#define GPU(name) GPU_JOIN(RONDO_GPU_BACKEND, name)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "core/backend.h"
+
+struct gpu_device {
+    struct rondo_device base; /* first: ops get a pointer to it */
+    int ordinal;
+    int capability;      /* 10 * major + minor of NVIDIA devices: 80, 89, 90, 120; 0 elsewhere */
+    int warp_size;       /* 32, or 64 on some AMD devices */
+    int multiprocessors; /* number of */
+    size_t shared_limit; /* bytes of dynamic shared memory a block may opt in to */
+    cudaStream_t stream; /* all work of the device, in order */
+    void *workspace;     /* scratch that any op may use for its own duration */
+    size_t workspace_size;
+    struct rondo_limits limits; /* what the workspace was made for */
+    cudaError_t error;          /* first failure; later calls do nothing */
+    char error_what[128];       /* the call that failed */
+};
+
+/* Keeps the first error of a device. Returns nonzero when the device can not be used any more. */
+int GPU(failed)(struct gpu_device *device, cudaError_t error, const char *what);
+
+/* The largest part of the workspace an op of the family needs within `limits`. */
+size_t GPU(gemm_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+size_t GPU(linear_attention_workspace)(const struct gpu_device *device,
+                                       const struct rondo_limits *limits);
+size_t GPU(softmax_attention_workspace)(const struct gpu_device *device,
+                                        const struct rondo_limits *limits);
+size_t GPU(moe_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+
+/* ---- one entry per op: launches on device->stream ------------------------------------------------ */
+
+void GPU(embedding)(struct rondo_device *device, const struct rondo_op_embedding *op);
+void GPU(rmsnorm)(struct rondo_device *device, const struct rondo_op_rmsnorm *op);
+void GPU(quantize)(struct rondo_device *device, const struct rondo_op_quantize *op);
+void GPU(gemm)(struct rondo_device *device, const struct rondo_op_gemm *op);
+void GPU(grouped_gemm)(struct rondo_device *device, const struct rondo_op_grouped_gemm *op);
+void GPU(qkv)(struct rondo_device *device, const struct rondo_op_qkv *op);
+void GPU(linear_attention)(struct rondo_device *device, const struct rondo_op_linear_attention *op);
+void GPU(softmax_attention)(struct rondo_device *device,
+                            const struct rondo_op_softmax_attention *op);
+void GPU(accept)(struct rondo_device *device, const struct rondo_op_accept *op);
+void GPU(group_norm_gate)(struct rondo_device *device, const struct rondo_op_group_norm_gate *op);
+void GPU(router)(struct rondo_device *device, const struct rondo_op_router *op);
+void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_tokens *op);
+void GPU(swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
+void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op);
+
+/* Why an op's arguments can not be done here, in words, or NULL; one per family that has limits. */
+const char *GPU(gemm_supports)(const struct gpu_device *device, const struct rondo_op_gemm *op);
+const char *GPU(grouped_gemm_supports)(const struct gpu_device *device,
+                                       const struct rondo_op_grouped_gemm *op);
+const char *GPU(linear_attention_supports)(const struct gpu_device *device,
+                                           const struct rondo_op_linear_attention *op);
+const char *GPU(softmax_attention_supports)(const struct gpu_device *device,
+                                            const struct rondo_op_softmax_attention *op);
+/* The path a product takes, for logs and reports: "wgmma e4m3", "mma bf16", "fma f32", ... */
+const char *GPU(gemm_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
+const char *GPU(grouped_gemm_path)(const struct gpu_device *device,
+                                   const struct rondo_op_grouped_gemm *op);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
