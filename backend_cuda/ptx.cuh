@@ -1,0 +1,155 @@
+// Device functions over the instructions that have no C++ form: asynchronous copies, matrix loads, tensor core
+// products of one warp, barriers of part of a block. ptx_sm90.cuh has those of Hopper. No other file holds
+// inline PTX.
+//
+// Each has a twin that the emulator executes (tests/simt/ptx.h); AMD builds take what exists there from
+// backend_hip/ptx.cuh. Fragment layouts are those of the PTX manual, chapter "warp-level matrix instructions";
+// rondo-check --layouts compares them with a device. In the comments g = lane / 4 and t = lane % 4.
+#ifndef RONDO_BACKEND_CUDA_PTX_CUH
+#define RONDO_BACKEND_CUDA_PTX_CUH
+
+#include "backend_cuda/kernel.cuh"
+
+#if defined(RONDO_HIP)
+#include "backend_hip/ptx.cuh"
+#elif defined(RONDO_SIMT)
+#include "tests/simt/ptx.h"
+#else
+
+// Address of shared memory as instructions take it.
+static __device__ __forceinline__ uint32_t shared_address(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+// ---- asynchronous copies: global to shared memory, complete after copy_async_wait and a barrier -------------
+
+// Each thread copies 4, 8 or 16 bytes, both ends aligned to that size, or writes zeros when !valid; `global` is
+// not read then, but must be an address of the same allocation.
+static __device__ __forceinline__ void copy_async_4(void *shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 4 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_async_8(void *shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 8 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_async_16(void *shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+// Closes a group of the thread's copies.
+static __device__ __forceinline__ void copy_async_commit()
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Until at most the N youngest groups of this thread are under way.
+template <int N> static __device__ __forceinline__ void copy_async_wait()
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// ---- matrices from shared memory into fragments --------------------------------------------------------------
+
+// ldmatrix: 8x8 matrices of 16-bit values. Lane 8*i + j gives the address of row j (16 bytes, aligned) of
+// matrix i; the addresses of lanes past the last matrix are not used. r[i] of a lane is row g, columns 2t and
+// 2t + 1 of matrix i; transposed: rows 2t and 2t + 1 of column g.
+static __device__ __forceinline__ void load_matrix_1(uint32_t (&r)[1], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix_2(uint32_t (&r)[2], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix_4(uint32_t (&r)[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix_1_transposed(uint32_t (&r)[1], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix_2_transposed(uint32_t (&r)[2], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix_4_transposed(uint32_t (&r)[4], const void *row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// ---- products of one warp --------------------------------------------------------------------------------------
+
+// c += A B. A is 16 x 16: a[0] = row g, k 2t and 2t+1; a[1] = row g+8, same k; a[2], a[3] = the same rows, k + 8.
+// B is 16 x 8: b[0] = k 2t and 2t+1 of column g; b[1] = k + 8. C is 16 x 8: c[0], c[1] = row g, columns 2t and
+// 2t+1; c[2], c[3] = row g+8. The lower half of a register has the lower k.
+static __device__ __forceinline__ void mma_m16n8k16_bf16(float *c, const uint32_t *a,
+                                                         const uint32_t *b)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// c += A B of e4m3. A is 16 x 32: a[0] = row g, k 4t..4t+3; a[1] = row g+8; a[2], a[3] = k + 16. B is 32 x 8:
+// b[0] = k 4t..4t+3 of column g; b[1] = k + 16. C as above. Needs sm_89; sm_90 runs it through f16.
+static __device__ __forceinline__ void mma_m16n8k32_e4m3(float *c, const uint32_t *a,
+                                                         const uint32_t *b)
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// ---- barriers of part of a block -------------------------------------------------------------------------------
+
+// Barrier 1..15 (0 is that of __syncthreads) of `threads`, a multiple of the warp size: sync waits for all of
+// them, arrive only counts as having come.
+static __device__ __forceinline__ void named_barrier_sync(int id, int threads)
+{
+    asm volatile("barrier.cta.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+static __device__ __forceinline__ void named_barrier_arrive(int id, int threads)
+{
+    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+#endif
+#endif
