@@ -6,6 +6,7 @@
 
 extern const struct cli_command cli_bench;
 extern const struct cli_command cli_compare;
+extern const struct cli_command cli_eval;
 extern const struct cli_command cli_info;
 extern const struct cli_command cli_logits;
 extern const struct cli_command cli_perplexity;

@@ -9,7 +9,7 @@
 #include <string.h>
 
 const struct cli_command *const cli_commands[] = {
-    &cli_run,   &cli_tokenize, &cli_logits,   &cli_perplexity, &cli_compare,
+    &cli_run,   &cli_tokenize, &cli_logits,   &cli_perplexity, &cli_eval, &cli_compare,
     &cli_bench, &cli_info,     &cli_quantize, &cli_synth,      NULL,
 };
 
