@@ -28,7 +28,7 @@ got() {
             "$(case $id in a) echo 'What is 2 + 3?' ;; b) echo 'Name a color' ;; 4) echo 'hello' ;; esac)" \
             "$(got "$id" "$work/first")" "$(case $id in a) echo 5 ;; b) echo 4 ;; 4) echo 4 ;; esac)"
     done
-    echo '{"id":"d","task":"two","prompt":"hello","answer":"surely not this","max_tokens":3}'
+    echo '{"id":"d","task":"two","prompt":"hello","answer":"_b","max_tokens":4}'
 } >"$work/known"
 expect 0 eval -m "$model" --suite "$work/known" --plain
 prints 'one              all                      3       3    100.0%'
@@ -53,7 +53,7 @@ prints 'all                                       1       1    100.0%'
 expect 0 eval -m "$model" --suite "$work/known" --plain --limit 1
 prints 'all                                       2       1     50.0%'
 expect 0 eval -m "$model" --suite "$work/known" --plain --wrong
-says 'd: want surely not this, got '
+says 'd: want _b, got _b'
 expect 0 eval -m "$model" --suite "$work/known" --plain --format json -o "$work/report.json"
 [ -s "$work/out" ] && fail "-o prints to stdout too"
 grep -q '"accuracy":0.75,' "$work/report.json" || fail "the report in the file"
