@@ -1,0 +1,82 @@
+/* Inside of gemm and grouped_gemm: what gemm.cu hands to the kernels of gemm_f32.cu, gemm_mma.cu, gemm_small.cu
+ * and gemm_sm90.cu.
+ *
+ * One launch does up to four parts that share x and are stored alike. Dense products are grouped ones with a
+ * single group. Which kernels a part may take depends on its dtypes, N, K and the device, never on the
+ * number of rows: all kernels of one family (f32, mma bf16, mma e4m3) give the same bits for a row. */
+#ifndef RONDO_BACKEND_CUDA_GEMM_H
+#define RONDO_BACKEND_CUDA_GEMM_H
+
+#include "backend_cuda/gpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum gemm_scales { GEMM_SCALES_NONE, GEMM_SCALES_BLOCK, GEMM_SCALES_ROW };
+
+/* What computes a part, see gemm.cu. */
+enum gemm_family {
+    GEMM_F32,        /* FMA in the order of core/ops.h, any dtypes */
+    GEMM_BF16_BF16,  /* x bf16, W bf16, mma bf16 */
+    GEMM_BF16_E4M3,  /* x bf16, W e4m3 widened, mma bf16 */
+    GEMM_E4M3_WIDEN, /* x and W e4m3, both widened, mma bf16 */
+    GEMM_E4M3_E4M3,  /* x and W e4m3, mma e4m3: sm_89 and newer */
+    GEMM_FAMILIES
+};
+
+/* Steps lead from one expert's weight, scales and bias to the next expert's. */
+struct gemm_part {
+    const char *weight; /* [N, K] dense */
+    int64_t weight_step;
+    const float *scale; /* [ceil(N/128), ceil(K/128)] or [N] */
+    int64_t scale_stride, scale_step;
+    const float *bias; /* [N] or NULL */
+    int64_t bias_step;
+    void *out; /* [rows, N] */
+    int64_t out_stride;
+    int32_t n;
+    int32_t first_tile; /* tiles of N that the parts before this one have; set for each launch */
+    uint8_t scales;     /* enum gemm_scales */
+    uint8_t weight_dtype, out_is_bf16;
+    uint8_t out_vectors; /* rows of out begin at multiples of four values and of 16 or 8 bytes */
+};
+
+struct gemm_launch {
+    const char *x;
+    int64_t x_stride;     /* values */
+    const float *x_scale; /* [*, ceil(K/128)] or NULL */
+    int64_t x_scale_stride;
+    const int32_t *offsets; /* [E + 1]; NULL: one group of all rows */
+    const int32_t *gather;  /* [rows] or NULL */
+    int32_t n_experts;
+    int32_t rows; /* of the output, of all experts together */
+    int32_t k;
+    int32_t n_parts;
+    int32_t n_tiles; /* of N, of all parts; set for each launch */
+    uint8_t x_dtype, residual;
+    uint8_t x_vectors, weight_vectors; /* rows are whole 16-byte units, so that cp.async may copy them */
+    struct gemm_part part[4];
+};
+
+void GPU(gemm_launch_f32)(struct gpu_device *device, struct gemm_launch *launch);
+/* Tiles of 64 x 64 and 128 x 128, any number of rows. */
+void GPU(gemm_launch_mma)(struct gpu_device *device, enum gemm_family family,
+                          struct gemm_launch *launch);
+/* Strips of 16 or 32 weight rows times 16, 32 or 64 rows of x (`columns`). */
+void GPU(gemm_launch_small)(struct gpu_device *device, enum gemm_family family,
+                            struct gemm_launch *launch, int columns);
+
+/* gemm_sm90.cu: the path taken, or NULL when these dtypes, N and K are not done there (and mma does them). */
+const char *GPU(gemm_sm90_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
+const char *GPU(grouped_gemm_sm90_path)(const struct gpu_device *device,
+                                        const struct rondo_op_grouped_gemm *op);
+void GPU(gemm_sm90)(struct gpu_device *device, const struct rondo_op_gemm *op);
+void GPU(grouped_gemm_sm90)(struct gpu_device *device, const struct rondo_op_grouped_gemm *op);
+size_t GPU(gemm_sm90_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
