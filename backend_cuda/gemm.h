@@ -55,7 +55,7 @@ struct gemm_launch {
     int32_t n_parts;
     int32_t n_tiles; /* of N, of all parts; set for each launch */
     uint8_t x_dtype, residual;
-    uint8_t x_vectors, weight_vectors; /* rows are whole 16-byte units, so that cp.async may copy them */
+    uint8_t x_vectors, weight_vectors; /* rows are whole 16-byte units: cp.async may copy them */
     struct gemm_part part[4];
 };
 
