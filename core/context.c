@@ -326,6 +326,22 @@ static void upload(struct rondo_context *context, const void *device_array, cons
     context->device->write(context->device, (void *)device_array, host, size);
 }
 
+/* What the arrays of the batch hold at most. */
+static void set_bounds(struct rondo_context *context)
+{
+    struct rondo_batch *batch = &context->plan.batch;
+    batch->max_sequence_tokens = batch->max_length = batch->n_drafts = 0;
+    for (int32_t s = 0; s < context->run.n_sequences; s++) {
+        const struct rondo_batch_sequence *sequence = &context->run.sequences[s];
+        int32_t n = sequence->n_tokens, length = sequence->start + n;
+        if (n > batch->max_sequence_tokens)
+            batch->max_sequence_tokens = n;
+        if (length > batch->max_length)
+            batch->max_length = length;
+        batch->n_drafts += sequence->is_draft;
+    }
+}
+
 void rondo_run_upload(struct rondo_context *context)
 {
     struct rondo_plan *plan = &context->plan;
@@ -333,12 +349,12 @@ void rondo_run_upload(struct rondo_context *context)
     size_t T = (size_t)context->run.n_tokens, B = (size_t)context->run.n_sequences;
     batch->n_tokens = context->run.n_tokens;
     batch->n_sequences = context->run.n_sequences;
+    set_bounds(context);
     upload(context, batch->token, context->run.token, T * sizeof(int32_t));
     upload(context, batch->position, context->run.position, T * sizeof(int32_t));
     upload(context, batch->sequence_of, context->run.sequence_of, T * sizeof(int32_t));
     upload(context, batch->parent, context->run.parent, T * sizeof(int32_t));
     upload(context, batch->sequences, context->run.sequences, B * sizeof *context->run.sequences);
-    int32_t positions = 0;
     for (size_t s = 0; s < B; s++) {
         const struct rondo_batch_sequence *sequence = &context->run.sequences[s];
         int32_t end = sequence->start + sequence->n_tokens;
@@ -347,8 +363,8 @@ void rondo_run_upload(struct rondo_context *context)
         size_t row = s * (size_t)context->page_stride;
         upload(context, batch->page_table + row, context->run.page_table + row,
                (size_t)pages * sizeof(int32_t));
-        positions = end > positions ? end : positions;
     }
+    int32_t positions = batch->max_length;
     rondo_plan_extend_rope(plan,
                            positions < plan->limits.context ? positions : plan->limits.context);
     rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers],

@@ -35,14 +35,20 @@ struct rondo_batch_sequence {
     int32_t is_draft; /* tokens are nodes of a draft tree; caches keep them aside, see below */
 };
 
-/* All arrays in device memory. Sequences stand one after the other in the batch.
+/* All arrays in device memory. Sequences stand one after the other in the batch. A sequence with n_tokens 0
+ * is legal and does nothing.
+ * The three bounds are for sizing work from the host, which can not read the arrays. They may be larger than
+ * the truth within the limits the device reserved for, never smaller; results must not depend on them.
  * An ordinary token i of a sequence has position start + i. A draft node has position start + depth, depth
  * 0 for parent -1; it sees the first `start` tokens, its ancestors and itself. */
 struct rondo_batch {
     int32_t n_tokens, n_sequences;
-    const int32_t *token;       /* [T] ids */
-    const int32_t *position;    /* [T] absolute */
-    const int32_t *sequence_of; /* [T] index into sequences */
+    int32_t max_sequence_tokens; /* largest n_tokens of a sequence */
+    int32_t max_length;          /* largest start + n_tokens */
+    int32_t n_drafts;            /* sequences that are drafts */
+    const int32_t *token;        /* [T] ids */
+    const int32_t *position;     /* [T] absolute */
+    const int32_t *sequence_of;  /* [T] index into sequences */
     const int32_t
         *parent; /* [T] draft nodes: index among the sequence's nodes, -1 none; else unused */
     const struct rondo_batch_sequence *sequences; /* [B] */
@@ -125,7 +131,10 @@ struct rondo_op_gemm {
 /* The same product for rows that are grouped by expert: rows offsets[e] .. offsets[e+1] of the output use
  * expert e's weights. Output row r reads x row gather[r] (r itself when NULL). Parts (gate and up) stand
  * side by side in out: columns [0, N) and [N, 2N). Every expert's weight of a part has the same shape and
- * dtype. Order and tolerance of gemm. Experts without rows cost nothing. */
+ * dtype. Order and tolerance of gemm. Experts without rows cost nothing.
+ * On devices that do not use host memory in place the data of a part's experts are evenly spaced (expert e's
+ * stand e strides after expert 0's), and so are their scales, and their biases: core/weights.c places them
+ * so. */
 struct rondo_op_grouped_gemm {
     struct rondo_tensor x; /* [*, K] */
     const struct rondo_tensor

@@ -296,9 +296,22 @@ static void *take(struct load *load, size_t size, const char *name)
     return memory;
 }
 
+/* Memory of one of a weight's arrays. Without host memory in place those of a layer's experts are evenly
+ * spaced: expert 0 takes memory for all, and `first` is where its array stands for the others. */
+static void *take_array(struct load *load, const struct rondo_weight_entry *entry,
+                        const void *first, size_t size, const char *name)
+{
+    bool spaced = !load->in_place && entry->expert >= 0;
+    if (spaced && entry->expert > 0)
+        return (char *)first + (size_t)entry->expert * round_up(size);
+    size_t count = spaced ? (size_t)load->model->config.num_experts : 1;
+    return take(load, count * round_up(size), name);
+}
+
 /* A tensor as f32 for the device: in place where that is possible, else a copy. */
-static const float *load_f32(struct load *load, const struct rondo_file_tensor *tensor,
-                             int64_t count)
+static const float *load_f32(struct load *load, const struct rondo_weight_entry *entry,
+                             const struct rondo_file_tensor *tensor, int64_t count,
+                             const float *first)
 {
     if (load->in_place && tensor->info.dtype == RONDO_F32 &&
         (uintptr_t)tensor->data % sizeof(float) == 0)
@@ -314,7 +327,7 @@ static const float *load_f32(struct load *load, const struct rondo_file_tensor *
                    tensor->info.name);
         return NULL;
     }
-    void *memory = take(load, (size_t)count * sizeof(float), tensor->info.name);
+    void *memory = take_array(load, entry, first, (size_t)count * sizeof(float), tensor->info.name);
     if (memory) {
         size_t size = rondo_dtype_size(tensor->info.dtype);
         for (int64_t i = 0; i < count; i++) {
@@ -335,10 +348,13 @@ static int load_matrix(struct load *load, const struct rondo_weight_entry *entry
     const struct rondo_tensor_info *info = &source->data->info;
     struct rondo_tensor tensor = rondo_tensor_2d((void *)source->data->data, info->dtype,
                                                  entry->rows, entry->columns, info->name);
+    const struct rondo_tensor *first =
+        target && entry->expert > 0 ? target - entry->expert : NULL; /* of the same part */
     if (!load->in_place) {
         load->device_bytes += round_up(info->size);
         if (load->weights) {
-            tensor.data = take(load, info->size, info->name);
+            tensor.data =
+                take_array(load, entry, first ? first->data : NULL, info->size, info->name);
             if (!tensor.data)
                 return RONDO_FAILED;
             load->weights->device->write(load->weights->device, tensor.data, source->data->data,
@@ -353,7 +369,7 @@ static int load_matrix(struct load *load, const struct rondo_weight_entry *entry
         int64_t n_scales =
             source->per_row ? entry->rows
                             : (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK * tensor.scale_stride;
-        tensor.scale = load_f32(load, source->scale, n_scales);
+        tensor.scale = load_f32(load, entry, source->scale, n_scales, first ? first->scale : NULL);
         if (load->weights && !tensor.scale)
             return RONDO_FAILED;
     }
@@ -376,7 +392,7 @@ static int load_one(void *user, const struct rondo_weight_entry *entry, void *ta
                           load->model->directory, entry->name);
     if (!rondo_weight_is_vector(entry->kind))
         return load_matrix(load, entry, &source, target);
-    const float *values = load_f32(load, source.data, entry->columns);
+    const float *values = load_f32(load, entry, source.data, entry->columns, NULL);
     if (!load->weights)
         return RONDO_OK;
     *(const float **)target = values;

@@ -15,6 +15,11 @@ static int32_t *permutation(struct check *check, int32_t n)
     return order;
 }
 
+static int32_t at_least(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
 /* Kinds, lengths and starts; places and slots. */
 static void make_sequences(struct check *check, const struct check_batch_options *options,
                            struct check_batch *batch)
@@ -37,6 +42,15 @@ static void make_sequences(struct check *check, const struct check_batch_options
             .is_draft = draft,
         };
         tokens += sequence->n_tokens;
+        batch->host.n_drafts += draft;
+        batch->host.max_sequence_tokens =
+            at_least(batch->host.max_sequence_tokens, sequence->n_tokens);
+        batch->host.max_length =
+            at_least(batch->host.max_length, sequence->start + sequence->n_tokens);
+    }
+    if (check_random(check) % 2) { /* bounds may be larger than the truth */
+        batch->host.max_sequence_tokens = options->max_tokens;
+        batch->host.max_length = options->max_start + options->max_tokens;
     }
     batch->host.n_sequences = n;
     batch->host.n_tokens = tokens;

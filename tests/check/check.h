@@ -25,6 +25,7 @@ struct check {
     struct rondo_device *device[2];
     const char *device_name; /* of the tested one */
     bool exact;              /* the tested device is a CPU: results must agree bit for bit */
+    bool in_place;           /* the tested device reads host memory, aligned or not (a CPU) */
     bool is_reference; /* the tested device is cpu:ref: bodies compare it with double precision */
     bool bench;
     uint64_t seed;   /* of the whole run */
@@ -128,11 +129,16 @@ struct check_tensor {
     struct rondo_tensor host;            /* the image on the host, for evaluations in double */
 };
 
-/* An input. Rows stand columns + gap elements apart; the gap holds guards. FP8 tensors never
+/* An input. Rows stand columns + gap elements apart; the gap holds guards, and is larger where a device
+ * that is not in_place wants aligned rows. FP8 tensors never
  * hold NaN codes; with scales, these lie in 2^-10 .. 2^-2. */
 struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
                                   int64_t columns, int64_t gap, enum check_scale scale,
                                   enum check_fill fill, const char *name);
+/* `n` inputs of one shape, [n], evenly spaced in one buffer with guards between them. */
+struct check_tensor *check_tensors(struct check *check, int32_t n, enum rondo_dtype dtype,
+                                   int64_t rows, int64_t columns, enum check_scale scale,
+                                   enum check_fill fill, const char *name);
 /* An output, holding guards. With scales these are outputs, too. */
 struct check_tensor *check_tensor_output(struct check *check, enum rondo_dtype dtype, int64_t rows,
                                          int64_t columns, int64_t gap, enum check_scale scale,
@@ -140,6 +146,9 @@ struct check_tensor *check_tensor_output(struct check *check, enum rondo_dtype d
 /* `n` floats that no op may change. */
 struct check_buffer *check_floats(struct check *check, int64_t n, enum check_fill fill,
                                   const char *name);
+/* `n` rows of floats that no op may change, *stride elements apart with guards between them. */
+struct check_buffer *check_float_rows(struct check *check, int32_t n, int64_t columns,
+                                      enum check_fill fill, const char *name, int64_t *stride);
 
 /* ---- batches --------------------------------------------------------------------------------- */
 

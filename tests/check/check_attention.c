@@ -449,8 +449,11 @@ static void bench_batch(struct check *check, struct bench *bench, int32_t n_sequ
     }
     for (int32_t i = 0; i < n_sequences * n_pages; i++)
         pages[i] = i;
-    *bench = (struct bench){
-        .batch = {.n_tokens = T, .n_sequences = n_sequences, .page_stride = n_pages}};
+    *bench = (struct bench){.batch = {.n_tokens = T,
+                                      .n_sequences = n_sequences,
+                                      .max_sequence_tokens = n_tokens,
+                                      .max_length = start + n_tokens,
+                                      .page_stride = n_pages}};
     bench->batch.sequences =
         bench_input(check, bench, sequences, (size_t)n_sequences * sizeof *sequences);
     bench->batch.sequence_of = bench_input(check, bench, sequence_of, (size_t)T * 4);

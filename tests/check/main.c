@@ -222,6 +222,7 @@ static int run_device(const struct options *options, struct rondo_device *refere
                 .device = {reference, device},
                 .device_name = name,
                 .exact = strncmp(name, "cpu:", 4) == 0,
+                .in_place = device->uses_host_memory && device->uses_host_memory(device),
                 .is_reference = strcmp(name, "cpu:ref") == 0,
                 .bench = options->bench,
                 .csv = options->csv,

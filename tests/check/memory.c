@@ -11,6 +11,7 @@
  * results, too. */
 #define GUARD_BYTE 0xff
 #define GUARD_SIZE 256
+#define ALIGNMENT 16 /* bytes, of tensors on devices */
 
 /* ---- random numbers -------------------------------------------------------------------------- */
 
@@ -239,33 +240,65 @@ struct check_buffer *check_floats(struct check *check, int64_t n, enum check_fil
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
+/* The shape and scale shape of the host side; returns how many scales there are. */
+static size_t set_shape(struct rondo_tensor *host, enum rondo_dtype dtype, int64_t rows,
+                        int64_t columns, int64_t stride, enum check_scale scale, const char *name)
+{
+    *host = rondo_tensor_2d(NULL, dtype, rows, columns, name);
+    host->row_stride = stride;
+    if (scale == CHECK_SCALE_NONE)
+        return 0;
+    int64_t block_rows = scale == CHECK_SCALE_BLOCK ? RONDO_BLOCK : 1;
+    int64_t block_columns = scale == CHECK_SCALE_ROW ? columns : RONDO_BLOCK;
+    host->scale_rows = (int32_t)block_rows;
+    host->scale_columns = (int32_t)block_columns;
+    host->scale_stride = block_columns ? (columns + block_columns - 1) / block_columns : 1;
+    return (size_t)((rows + block_rows - 1) / block_rows * host->scale_stride);
+}
+
+/* The addresses of a tensor that stands `at` bytes into its buffer, with its scales `scale_at` bytes into
+ * theirs. */
+static void set_sides(struct check_tensor *tensor, size_t at, size_t scale_at)
+{
+    tensor->host.data = (char *)tensor->buffer->host + at;
+    if (tensor->scale)
+        tensor->host.scale = (float *)tensor->scale->host + scale_at / sizeof(float);
+    for (int side = 0; side < 2; side++) {
+        tensor->side[side] = tensor->host;
+        tensor->side[side].data = (char *)tensor->buffer->data[side] + at;
+        if (tensor->scale)
+            tensor->side[side].scale =
+                (float *)tensor->scale->data[side] + scale_at / sizeof(float);
+    }
+}
+
+/* Devices that do not take weights as a file has them have all their rows of 16 channels and more aligned. */
+static int64_t row_stride(const struct check *check, enum rondo_dtype dtype, int64_t columns,
+                          int64_t gap)
+{
+    int64_t unit = ALIGNMENT / (int64_t)rondo_dtype_size(dtype), stride = columns + gap;
+    return check->in_place || columns % 16 ? stride : (stride + unit - 1) / unit * unit;
+}
+
 static struct check_tensor *new_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
                                        int64_t columns, int64_t gap, enum check_scale scale,
                                        const char *name)
 {
     struct check_tensor *tensor = check_allocate(check, sizeof *tensor);
-    int64_t stride = columns + gap;
+    int64_t stride = row_stride(check, dtype, columns, gap);
+    size_t n_scales = set_shape(&tensor->host, dtype, rows, columns, stride, scale, name);
     tensor->buffer = check_output(check, (size_t)(rows * stride) * rondo_dtype_size(dtype), name);
-    tensor->host = rondo_tensor_2d(tensor->buffer->host, dtype, rows, columns, name);
-    tensor->host.row_stride = stride;
-    if (scale != CHECK_SCALE_NONE) {
-        int64_t block_rows = scale == CHECK_SCALE_BLOCK ? RONDO_BLOCK : 1;
-        int64_t block_columns = scale == CHECK_SCALE_ROW ? columns : RONDO_BLOCK;
-        int64_t scale_rows = (rows + block_rows - 1) / block_rows;
-        tensor->host.scale_rows = (int32_t)block_rows;
-        tensor->host.scale_columns = (int32_t)block_columns;
-        tensor->host.scale_stride =
-            block_columns ? (columns + block_columns - 1) / block_columns : 1;
-        tensor->scale =
-            check_output(check, (size_t)(scale_rows * tensor->host.scale_stride) * 4, name);
-        tensor->host.scale = tensor->scale->host;
-    }
-    for (int side = 0; side < 2; side++) {
-        tensor->side[side] = tensor->host;
-        tensor->side[side].data = tensor->buffer->data[side];
-        tensor->side[side].scale = tensor->scale ? tensor->scale->data[side] : NULL;
-    }
+    if (scale != CHECK_SCALE_NONE)
+        tensor->scale = check_output(check, n_scales * sizeof(float), name);
+    set_sides(tensor, 0, 0);
     return tensor;
+}
+
+static void fill_scales(struct check *check, struct check_buffer *scale, size_t first, size_t n)
+{
+    float *values = (float *)scale->host + first;
+    for (size_t i = 0; i < n; i++)
+        values[i] = (float)exp2(-10.0 + 8.0 * check_random_uniform(check));
 }
 
 struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
@@ -277,9 +310,7 @@ struct check_tensor *check_tensor(struct check *check, enum rondo_dtype dtype, i
     tensor->buffer->constant = true;
     check_upload(check, tensor->buffer);
     if (tensor->scale) {
-        float *values = tensor->scale->host;
-        for (size_t i = 0; i < tensor->scale->size / 4; i++)
-            values[i] = (float)exp2(-10.0 + 8.0 * check_random_uniform(check));
+        fill_scales(check, tensor->scale, 0, tensor->scale->size / sizeof(float));
         tensor->scale->constant = true;
         check_upload(check, tensor->scale);
     }
@@ -291,4 +322,52 @@ struct check_tensor *check_tensor_output(struct check *check, enum rondo_dtype d
                                          const char *name)
 {
     return new_tensor(check, dtype, rows, columns, gap, scale, name);
+}
+
+/* Bytes from one array to the next where several stand evenly spaced, with guards between them. */
+static size_t spacing(size_t size)
+{
+    return (size / ALIGNMENT + 2) * ALIGNMENT;
+}
+
+struct check_tensor *check_tensors(struct check *check, int32_t n, enum rondo_dtype dtype,
+                                   int64_t rows, int64_t columns, enum check_scale scale,
+                                   enum check_fill fill, const char *name)
+{
+    struct check_tensor *tensors = check_allocate(check, (size_t)n * sizeof *tensors);
+    struct rondo_tensor shape;
+    size_t n_scales = set_shape(&shape, dtype, rows, columns, columns, scale, name);
+    size_t step = spacing((size_t)(rows * columns) * rondo_dtype_size(dtype));
+    size_t scale_step = spacing(n_scales * sizeof(float));
+    struct check_buffer *data = check_output(check, (size_t)n * step, name), *scales = NULL;
+    if (scale != CHECK_SCALE_NONE)
+        scales = check_output(check, (size_t)n * scale_step, name);
+    for (size_t i = 0; i < (size_t)n; i++) {
+        tensors[i] = (struct check_tensor){.buffer = data, .scale = scales, .host = shape};
+        set_sides(&tensors[i], i * step, i * scale_step);
+        fill_rows(check, &tensors[i].host, fill);
+        if (scales)
+            fill_scales(check, scales, i * scale_step / sizeof(float), n_scales);
+    }
+    data->constant = true;
+    check_upload(check, data);
+    if (scales) {
+        scales->constant = true;
+        check_upload(check, scales);
+    }
+    return tensors;
+}
+
+struct check_buffer *check_float_rows(struct check *check, int32_t n, int64_t columns,
+                                      enum check_fill fill, const char *name, int64_t *stride)
+{
+    *stride = (int64_t)(spacing((size_t)columns * sizeof(float)) / sizeof(float));
+    struct check_buffer *buffer =
+        check_output(check, (size_t)n * (size_t)*stride * sizeof(float), name);
+    struct rondo_tensor rows = rondo_tensor_2d(buffer->host, RONDO_F32, n, columns, name);
+    rows.row_stride = *stride;
+    fill_rows(check, &rows, fill);
+    buffer->constant = true;
+    check_upload(check, buffer);
+    return buffer;
 }

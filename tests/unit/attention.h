@@ -204,8 +204,15 @@ static inline struct call make_call(const struct layers *layers, const struct fe
     size_t row = (size_t)(options->heads * options->head_dim) * rondo_dtype_size(options->dtype);
     struct call call = {.batch = {.n_sequences = n, .page_stride = layers->page_stride}};
     int32_t T = 0;
-    for (int32_t b = 0; b < n; b++)
+    for (int32_t b = 0; b < n; b++) {
+        int32_t length = feeds[b].start + feeds[b].n;
         T += feeds[b].n;
+        call.batch.n_drafts += feeds[b].parent != NULL;
+        if (feeds[b].n > call.batch.max_sequence_tokens)
+            call.batch.max_sequence_tokens = feeds[b].n;
+        if (length > call.batch.max_length)
+            call.batch.max_length = length;
+    }
     call.batch.n_tokens = T;
     call.numbers = must_allocate((size_t)T * 3 * sizeof(int32_t));
     call.pages = must_allocate((size_t)(n * layers->page_stride) * sizeof(int32_t));
