@@ -6,7 +6,7 @@
  * All levels of a mode must give the same bits.
  *
  *     golden FIXTURES TABLE [--print] [VARIANT...]     --print writes the table to stdout instead */
-#include "tests/model/fixture.h"
+#include "tests/model/accuracy.h"
 #include "tests/unit/test.h"
 
 #include <math.h>
@@ -28,38 +28,10 @@ static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, 
 static const char *const levels[N_LEVELS] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:neon"};
 static struct rondo_device *devices[N_LEVELS]; /* NULL: not on this machine */
 
-struct accuracy {
-    double nmse, kl; /* of all rows; nats per row */
-};
-
 struct table_row {
     char name[64];
     struct accuracy modes[N_MODES];
 };
-
-static double nmse(const float *got, const float *want, size_t n)
-{
-    double error = 0, size = 0;
-    for (size_t i = 0; i < n; i++) {
-        double difference = (double)got[i] - want[i];
-        error += difference * difference;
-        size += (double)want[i] * want[i];
-    }
-    return error / size;
-}
-
-/* Mean over rows of KL(softmax(want) || softmax(got)). */
-static double divergence(const float *got, const float *want, size_t rows, int32_t vocab_size)
-{
-    double sum = 0;
-    for (size_t row = 0; row < rows; row++)
-        for (int32_t token = 0; token < vocab_size; token++) {
-            const float *a = want + row * (size_t)vocab_size, *b = got + row * (size_t)vocab_size;
-            double p = rondo_log_probability(a, vocab_size, token);
-            sum += exp(p) * (p - rondo_log_probability(b, vocab_size, token));
-        }
-    return sum / (double)rows;
-}
 
 static int32_t argmax(const float *logits, int32_t n)
 {
@@ -70,38 +42,14 @@ static int32_t argmax(const float *logits, int32_t n)
     return best;
 }
 
-/* Logits of the prompt in one call and of the generated tokens one by one, [n_tokens + n_generated, V]. */
-static bool run(const struct fixture *fixture, struct rondo_model *model,
-                struct rondo_device *device, enum rondo_mode mode, float *logits,
-                struct rondo_error *error)
-{
-    size_t vocab_size = (size_t)fixture->vocab_size;
-    struct rondo_context_options options = {.mode = mode, .max_context = 256};
-    struct rondo_context *context = rondo_context_create(model, device, &options, error);
-    struct rondo_session *session = context ? rondo_session_create(context, error) : NULL;
-    bool done = session;
-    struct rondo_run_item item = {session, fixture->tokens, fixture->n_tokens, RONDO_LOGITS_ALL,
-                                  logits};
-    done = done && rondo_context_run(context, &item, 1, error) == RONDO_OK;
-    for (size_t i = 0; done && i < fixture->n_generated; i++) {
-        item.tokens = fixture->generated + i;
-        item.n = 1;
-        item.logits = RONDO_LOGITS_LAST;
-        item.out = logits + (fixture->n_tokens + i) * vocab_size;
-        done = rondo_context_run(context, &item, 1, error) == RONDO_OK;
-    }
-    rondo_session_destroy(session);
-    rondo_context_destroy(context);
-    return done;
-}
-
 /* Mode f32 of one level. */
 static void check_f32(const struct fixture *f, const char *level, const float *logits)
 {
     size_t vocab_size = (size_t)f->vocab_size;
     const float *generated = logits + f->n_tokens * vocab_size;
-    double prompt_error = nmse(logits, f->logits, f->n_tokens * vocab_size);
-    double generated_error = nmse(generated, f->generated_logits, f->n_generated * vocab_size);
+    double prompt_error = accuracy_nmse(logits, f->logits, f->n_tokens * vocab_size);
+    double generated_error =
+        accuracy_nmse(generated, f->generated_logits, f->n_generated * vocab_size);
     EXPECT(prompt_error <= F32_NMSE, "%s on %s: NMSE %.2e of the prompt's logits", f->name, level,
            prompt_error);
     EXPECT(generated_error <= F32_NMSE, "%s on %s: NMSE %.2e of generated logits", f->name, level,
@@ -115,13 +63,10 @@ static void check_f32(const struct fixture *f, const char *level, const float *l
 
 static struct accuracy measure(const struct fixture *f, const float *logits)
 {
-    size_t rows = f->n_tokens + f->n_generated, vocab_size = (size_t)f->vocab_size;
-    float *want = malloc(rows * vocab_size * sizeof *want);
-    memcpy(want, f->logits, f->n_tokens * vocab_size * sizeof *want);
-    memcpy(want + f->n_tokens * vocab_size, f->generated_logits,
-           f->n_generated * vocab_size * sizeof *want);
-    struct accuracy a = {nmse(logits, want, rows * vocab_size),
-                         divergence(logits, want, rows, f->vocab_size)};
+    size_t rows = f->n_tokens + f->n_generated;
+    float *want = accuracy_reference(f, f->n_generated);
+    struct accuracy a = {accuracy_nmse(logits, want, rows * (size_t)f->vocab_size),
+                         accuracy_divergence(logits, want, rows, f->vocab_size)};
     free(want);
     return a;
 }
@@ -137,7 +82,7 @@ static struct accuracy check_mode(const struct fixture *f, struct rondo_model *m
         struct rondo_error error = {0};
         if (!devices[level])
             continue;
-        bool done = run(f, model, devices[level], mode, logits, &error);
+        bool done = accuracy_run(f, f->n_generated, model, devices[level], mode, logits, &error);
         EXPECT(done, "%s in mode %s on %s: %s", f->name, rondo_mode_name(mode), levels[level],
                error.message);
         if (!done)

@@ -1,0 +1,62 @@
+/* Running fixtures, and measures of error. */
+#include "tests/model/accuracy.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+double accuracy_nmse(const float *got, const float *want, size_t n)
+{
+    double error = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        double difference = (double)got[i] - want[i];
+        error += difference * difference;
+        size += (double)want[i] * want[i];
+    }
+    return error / size;
+}
+
+double accuracy_divergence(const float *got, const float *want, size_t rows, int32_t vocab_size)
+{
+    double sum = 0;
+    for (size_t row = 0; row < rows; row++)
+        for (int32_t token = 0; token < vocab_size; token++) {
+            const float *a = want + row * (size_t)vocab_size, *b = got + row * (size_t)vocab_size;
+            double p = rondo_log_probability(a, vocab_size, token);
+            sum += exp(p) * (p - rondo_log_probability(b, vocab_size, token));
+        }
+    return sum / (double)rows;
+}
+
+bool accuracy_run(const struct fixture *fixture, size_t n_generated, struct rondo_model *model,
+                  struct rondo_device *device, enum rondo_mode mode, float *logits,
+                  struct rondo_error *error)
+{
+    size_t vocab_size = (size_t)fixture->vocab_size;
+    struct rondo_context_options options = {.mode = mode, .max_context = 256};
+    struct rondo_context *context = rondo_context_create(model, device, &options, error);
+    struct rondo_session *session = context ? rondo_session_create(context, error) : NULL;
+    bool done = session;
+    struct rondo_run_item item = {session, fixture->tokens, fixture->n_tokens, RONDO_LOGITS_ALL,
+                                  logits};
+    done = done && rondo_context_run(context, &item, 1, error) == RONDO_OK;
+    for (size_t i = 0; done && i < n_generated; i++) {
+        item.tokens = fixture->generated + i;
+        item.n = 1;
+        item.logits = RONDO_LOGITS_LAST;
+        item.out = logits + (fixture->n_tokens + i) * vocab_size;
+        done = rondo_context_run(context, &item, 1, error) == RONDO_OK;
+    }
+    rondo_session_destroy(session);
+    rondo_context_destroy(context);
+    return done;
+}
+
+float *accuracy_reference(const struct fixture *f, size_t n_generated)
+{
+    size_t V = (size_t)f->vocab_size;
+    float *want = malloc((f->n_tokens + n_generated) * V * sizeof *want);
+    memcpy(want, f->logits, f->n_tokens * V * sizeof *want);
+    memcpy(want + f->n_tokens * V, f->generated_logits, n_generated * V * sizeof *want);
+    return want;
+}
