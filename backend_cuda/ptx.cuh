@@ -137,6 +137,14 @@ static __device__ __forceinline__ void mma_m16n8k32_e4m3(float *c, const uint32_
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Two values rounded to bf16, nearest even, `low` in the lower half. NaN gives 0x7fff.
+static __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
 // ---- barriers of part of a block -------------------------------------------------------------------------------
 
 // Barrier 1..15 (0 is that of __syncthreads) of `threads`, a multiple of the warp size: sync waits for all of

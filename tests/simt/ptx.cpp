@@ -29,6 +29,15 @@ float bf16_value(uint16_t bits)
     return bits_value((uint32_t)bits << 16);
 }
 
+uint16_t bf16_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value)
+        return 0x7fff;
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
 namespace
 {
 struct E4m3_table {

@@ -20,6 +20,9 @@ void load_matrix(uint32_t *r, const void *row, unsigned matrices, bool transpose
 void mma_m16n8k16_bf16(float *c, const uint32_t *a, const uint32_t *b, Here here);
 void mma_m16n8k32_e4m3(float *c, const uint32_t *a, const uint32_t *b, Here here);
 
+// Nearest even; NaN gives 0x7fff.
+uint16_t bf16_bits(float value);
+
 } // namespace simt
 
 static inline uint32_t shared_address(const void *shared)
@@ -98,6 +101,11 @@ static inline void mma_m16n8k32_e4m3(float *c, const uint32_t *a, const uint32_t
                                      simt::Here here = simt::Here())
 {
     simt::mma_m16n8k32_e4m3(c, a, b, here);
+}
+
+static inline uint32_t pack_bf16(float low, float high)
+{
+    return simt::bf16_bits(low) | (uint32_t)simt::bf16_bits(high) << 16;
 }
 
 static inline void named_barrier_sync(int id, int threads, simt::Here here = simt::Here())
