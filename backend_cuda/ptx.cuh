@@ -127,14 +127,19 @@ static __device__ __forceinline__ void mma_m16n8k16_bf16(float *c, const uint32_
 }
 
 // c += A B of e4m3. A is 16 x 32: a[0] = row g, k 4t..4t+3; a[1] = row g+8; a[2], a[3] = k + 16. B is 32 x 8:
-// b[0] = k 4t..4t+3 of column g; b[1] = k + 16. C as above. Needs sm_89; sm_90 runs it through f16.
+// b[0] = k 4t..4t+3 of column g; b[1] = k + 16. C as above. A trap below sm_89; sm_90 runs it through
+// f16.
 static __device__ __forceinline__ void mma_m16n8k32_e4m3(float *c, const uint32_t *a,
                                                          const uint32_t *b)
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
+    __trap();
+#else
     asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 
 // Two values rounded to bf16, nearest even, `low` in the lower half. NaN gives 0x7fff.
