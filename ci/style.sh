@@ -23,7 +23,7 @@ list() {
     fi
 }
 
-mapfile -t sources < <(list '*.c' '*.h')
+mapfile -t sources < <(list '*.c' '*.h' 'tests/simt/*.cpp')
 mapfile -t scripts < <(list '*.sh' '.ci/run')
 mapfile -t python < <(list '*.py')
 mapfile -t others < <(list '*.md' '*.build' 'meson_options.txt' '*.in')
