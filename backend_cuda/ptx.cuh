@@ -150,6 +150,14 @@ static __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
     return packed;
 }
 
+// 2^x to 2 ulp; results below 2^-126 are 0, that of 0 is 1.
+static __device__ __forceinline__ float exp2_approx(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // ---- barriers of part of a block -------------------------------------------------------------------------------
 
 // Barrier 1..15 (0 is that of __syncthreads) of `threads`, a multiple of the warp size: sync waits for all of

@@ -48,6 +48,20 @@ static __device__ __forceinline__ int tile_column(int i)
     return tile_lane() % 4 * 2 + (i & 1) + (i & 4) * 2;
 }
 
+// Rows of a lane: c.r[i] is of the lane's row tile_slot(i), 0 .. TILE_ROWS - 1, and that one is row
+// tile_slot_row(slot).
+#define TILE_ROWS 2
+
+static __host__ __device__ __forceinline__ constexpr int tile_slot(int i)
+{
+    return i >> 1 & 1;
+}
+
+static __device__ __forceinline__ int tile_slot_row(int slot)
+{
+    return tile_lane() / 4 + slot * 8;
+}
+
 // Row and k of the lane's value i of A, column and k of its value i of B. Values 2p and 2p + 1 are the low and
 // the high half of pair p; the k of the second is one more.
 static __device__ __forceinline__ int tile_a_row(int i)
@@ -136,6 +150,36 @@ static __device__ __forceinline__ void tile_mma(tile_c &c, const tile_a &a, cons
     mma_m16n8k16_bf16(c.r + 4, a.r, b.r + 2);
 }
 
+// Largest value of each of the lane's rows of a product.
+static __device__ __forceinline__ void tile_row_max(float (&row)[TILE_ROWS], const tile_c &c)
+{
+#pragma unroll
+    for (int slot = 0; slot < TILE_ROWS; slot++) {
+        float x = fmaxf(fmaxf(c.r[2 * slot], c.r[2 * slot + 1]),
+                        fmaxf(c.r[2 * slot + 4], c.r[2 * slot + 5]));
+        x = fmaxf(x, WARP_XOR(x, 1));
+        row[slot] = fmaxf(x, WARP_XOR(x, 2));
+    }
+}
+
+// Sum of each of the lane's rows of a product, in the order of rondo_sum_tree16 over its columns.
+static __device__ __forceinline__ void tile_row_sum(float (&row)[TILE_ROWS], const tile_c &c)
+{
+#pragma unroll
+    for (int slot = 0; slot < TILE_ROWS; slot++) {
+        float even = c.r[2 * slot] + c.r[2 * slot + 4];
+        float odd = c.r[2 * slot + 1] + c.r[2 * slot + 5];
+        even += WARP_XOR(even, 2);
+        odd += WARP_XOR(odd, 2);
+        even += WARP_XOR(even, 1);
+        odd += WARP_XOR(odd, 1);
+        row[slot] = even + odd;
+    }
+}
+
+// Values of shared memory that a warp needs as scratch for tile_a_from_c.
+#define TILE_SCRATCH 0
+
 // c rounded to bf16, as the A operand of a next product. scratch: 256 values of shared memory of the warp's own,
 // 16-byte aligned, for devices where lanes must trade; may be overwritten.
 static __device__ __forceinline__ void tile_a_from_c(tile_a &a, const tile_c &c, uint16_t *scratch)
@@ -143,7 +187,7 @@ static __device__ __forceinline__ void tile_a_from_c(tile_a &a, const tile_c &c,
     (void)scratch;
 #pragma unroll
     for (int p = 0; p < TILE_AB / 2; p++)
-        a.r[p] = tile_pack(f32_bf16(c.r[2 * p]), f32_bf16(c.r[2 * p + 1]));
+        a.r[p] = pack_bf16(c.r[2 * p], c.r[2 * p + 1]);
 }
 
 #endif

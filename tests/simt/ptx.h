@@ -108,6 +108,11 @@ static inline uint32_t pack_bf16(float low, float high)
     return simt::bf16_bits(low) | (uint32_t)simt::bf16_bits(high) << 16;
 }
 
+static inline float exp2_approx(float x)
+{
+    return x < -126 ? 0.0f : exp2f(x);
+}
+
 static inline void named_barrier_sync(int id, int threads, simt::Here here = simt::Here())
 {
     simt::barrier((unsigned)id, (unsigned)threads, "named barrier", here);
