@@ -1,6 +1,7 @@
 /* The emulated devices: properties, the current one, errors and injected faults. */
 #include "runtime.h"
 
+#include <cuda.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -374,7 +375,9 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 static std::map<std::string, void *> &driver_functions()
 {
-    static std::map<std::string, void *> all;
+    static std::map<std::string, void *> all = {
+        {"cuTensorMapEncodeTiled", reinterpret_cast<void *>(cuTensorMapEncodeTiled)},
+    };
     return all;
 }
 

@@ -7,6 +7,8 @@
 
 #include "block.h"
 
+#include <math.h>
+
 namespace simt
 {
 
