@@ -63,11 +63,13 @@ void GPU(gemm_launch_f32)(struct gpu_device *device, struct gemm_launch *launch)
 /* Tiles of 64 x 64 and 128 x 128, any number of rows. */
 void GPU(gemm_launch_mma)(struct gpu_device *device, enum gemm_family family,
                           struct gemm_launch *launch);
-/* Strips of 16 or 32 weight rows times 16, 32 or 64 rows of x (`columns`). */
-void GPU(gemm_launch_small)(struct gpu_device *device, enum gemm_family family,
-                            struct gemm_launch *launch, int columns);
+/* Strips of 16 or 32 weight rows times 16, 32 or 64 rows of x (`columns`, at least). Returns 0, and does nothing,
+ * where the device has not the shared memory for it. */
+int GPU(gemm_launch_small)(struct gpu_device *device, enum gemm_family family,
+                           struct gemm_launch *launch, int columns);
 
-/* gemm_sm90.cu: the path taken, or NULL when these dtypes, N and K are not done there (and mma does them). */
+/* gemm_sm90.cu, in builds that have it (they define RONDO_GEMM_SM90): the path taken, or NULL when these dtypes, N
+ * and K are not done there (and mma does them). */
 const char *GPU(gemm_sm90_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
 const char *GPU(grouped_gemm_sm90_path)(const struct gpu_device *device,
                                         const struct rondo_op_grouped_gemm *op);

@@ -1,0 +1,238 @@
+// gemm and grouped_gemm: which kernels compute what, and their arguments.
+//
+// A part's family follows from its dtypes and the device alone:
+//   x f32, or W f32 or f16, or x quantised with W bf16     fma f32, the order of core/ops.h
+//   x bf16, W bf16 or e4m3                                 mma bf16, e4m3 widened (exactly)
+//   x and W e4m3                                           mma e4m3 from sm_89 on; before it, and on AMD, both widened
+// On sm_90 gemm_sm90.cu comes first and says what it does not take. Which tiles do a part is chosen by the number of
+// rows; all of a family give the same bits.
+#include "backend_cuda/gemm.h"
+#include "backend_cuda/kernel.cuh"
+#include "core/dtype.h"
+
+namespace
+{
+
+gemm_family family_of(const gpu_device *device, const rondo_tensor *x, const rondo_tensor *weight)
+{
+    if (x->dtype == RONDO_BF16 && weight->dtype == RONDO_BF16)
+        return GEMM_BF16_BF16;
+    if (x->dtype == RONDO_BF16 && weight->dtype == RONDO_F8_E4M3)
+        return GEMM_BF16_E4M3;
+    if (x->dtype == RONDO_F8_E4M3 && weight->dtype == RONDO_F8_E4M3)
+        return device->capability >= 89 ? GEMM_E4M3_E4M3 : GEMM_E4M3_WIDEN;
+    return GEMM_F32;
+}
+
+const char *family_name(gemm_family family)
+{
+    static const char *const names[GEMM_FAMILIES] = {
+        "fma f32", "mma bf16", "mma bf16, weights widened", "mma bf16, both widened", "mma e4m3",
+    };
+    return names[family];
+}
+
+bool is_multiple(const void *pointer, int64_t step, int64_t bytes)
+{
+    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0 && step % bytes == 0;
+}
+
+void set_input(gemm_launch *launch, const rondo_tensor *x)
+{
+    int64_t size = (int64_t)rondo_dtype_size(x->dtype);
+    launch->x = static_cast<const char *>(x->data);
+    launch->x_dtype = (uint8_t)x->dtype;
+    launch->x_stride = x->row_stride;
+    launch->x_scale = x->scale;
+    launch->x_scale_stride = x->scale_stride;
+    launch->k = (int32_t)rondo_tensor_columns(x);
+    launch->x_vectors =
+        is_multiple(x->data, x->row_stride * size, 16) && launch->k * size % 16 == 0;
+    launch->weight_vectors = 1;
+}
+
+// The part's place in the launch, filled but for bias and steps.
+gemm_part *add_part(gemm_launch *launch, const rondo_tensor *weight, void *out,
+                    rondo_dtype out_dtype, int64_t out_stride)
+{
+    gemm_part *part = &launch->part[launch->n_parts++];
+    int64_t row_bytes = launch->k * (int64_t)rondo_dtype_size(weight->dtype);
+    int64_t out_size = (int64_t)rondo_dtype_size(out_dtype);
+    part->weight = static_cast<const char *>(weight->data);
+    part->weight_dtype = (uint8_t)weight->dtype;
+    part->scales = !weight->scale            ? GEMM_SCALES_NONE
+                   : weight->scale_rows == 1 ? GEMM_SCALES_ROW
+                                             : GEMM_SCALES_BLOCK;
+    part->scale = weight->scale;
+    part->scale_stride = weight->scale_stride;
+    part->n = (int32_t)rondo_tensor_rows(weight);
+    part->out = out;
+    part->out_stride = out_stride;
+    part->out_is_bf16 = out_dtype == RONDO_BF16;
+    part->out_vectors = is_multiple(out, out_stride * out_size, 4 * out_size);
+    launch->weight_vectors &= is_multiple(weight->data, row_bytes, 16);
+    return part;
+}
+
+// Few rows: strips, that read weights at the speed of memory. Tiles of 64 rows where they fill the device, for
+// they read x less often.
+void run(gpu_device *device, gemm_family family, gemm_launch *launch)
+{
+    if (!launch->n_parts || !launch->rows)
+        return;
+    if (family == GEMM_F32) {
+        GPU(gemm_launch_f32)(device, launch);
+        return;
+    }
+    int64_t rows = launch->rows, wide = 0;
+    if (launch->offsets)
+        rows = ceil_div(launch->rows, launch->n_experts);
+    for (int p = 0; p < launch->n_parts; p++)
+        wide += ceil_div(launch->part[p].n, 64);
+    if (launch->offsets)
+        wide *= launch->n_experts;
+    bool small = rows <= 16 || (rows <= 64 && wide < 2 * device->multiprocessors);
+    if (!small || !GPU(gemm_launch_small)(device, family, launch, (int)rows))
+        GPU(gemm_launch_mma)(device, family, launch);
+}
+
+// Bytes, or values, from an expert's to the next one's.
+template <class T> int64_t step_of(const T *first, const T *second)
+{
+    return reinterpret_cast<const char *>(second) - reinterpret_cast<const char *>(first);
+}
+
+gemm_part *add_experts(gemm_launch *launch, const rondo_op_grouped_gemm *op, int p)
+{
+    const rondo_tensor *weight = op->weight[p];
+    int64_t columns = rondo_tensor_rows(weight);
+    char *out =
+        static_cast<char *>(op->out.data) + p * columns * (int64_t)rondo_dtype_size(op->out.dtype);
+    gemm_part *part = add_part(launch, weight, out, op->out.dtype, op->out.row_stride);
+    part->bias = op->bias[p] ? op->bias[p][0] : NULL;
+    if (op->n_experts > 1) {
+        part->weight_step = step_of((const char *)weight[0].data, (const char *)weight[1].data);
+        if (weight->scale)
+            part->scale_step = weight[1].scale - weight[0].scale;
+        if (part->bias)
+            part->bias_step = op->bias[p][1] - op->bias[p][0];
+    }
+    launch->weight_vectors &= part->weight_step % 16 == 0;
+    return part;
+}
+
+} // namespace
+
+void GPU(gemm)(rondo_device *base, const rondo_op_gemm *op)
+{
+    gpu_device *device = gpu_device_of(base);
+    if (rondo_tensor_rows(&op->x) == 0)
+        return;
+#ifdef RONDO_GEMM_SM90
+    if (device->capability == 90 && GPU(gemm_sm90_path)(device, op)) {
+        GPU(gemm_sm90)(device, op);
+        return;
+    }
+#endif
+    for (int family = 0; family < GEMM_FAMILIES; family++) {
+        gemm_launch launch = {};
+        set_input(&launch, &op->x);
+        launch.rows = (int32_t)rondo_tensor_rows(&op->x);
+        launch.residual = op->residual;
+        for (int p = 0; p < op->n_parts; p++) {
+            const rondo_gemm_part *part = &op->part[p];
+            if (family_of(device, &op->x, &part->weight) != family)
+                continue;
+            add_part(&launch, &part->weight, part->out.data, part->out.dtype, part->out.row_stride)
+                ->bias = part->bias;
+        }
+        run(device, (gemm_family)family, &launch);
+    }
+}
+
+void GPU(grouped_gemm)(rondo_device *base, const rondo_op_grouped_gemm *op)
+{
+    gpu_device *device = gpu_device_of(base);
+    if (op->n_rows == 0)
+        return;
+#ifdef RONDO_GEMM_SM90
+    if (device->capability == 90 && GPU(grouped_gemm_sm90_path)(device, op)) {
+        GPU(grouped_gemm_sm90)(device, op);
+        return;
+    }
+#endif
+    for (int family = 0; family < GEMM_FAMILIES; family++) {
+        gemm_launch launch = {};
+        set_input(&launch, &op->x);
+        launch.rows = op->n_rows;
+        launch.offsets = op->offsets;
+        launch.gather = op->gather;
+        launch.n_experts = op->n_experts;
+        for (int p = 0; p < op->n_parts; p++)
+            if (family_of(device, &op->x, op->weight[p]) == family)
+                add_experts(&launch, op, p);
+        run(device, (gemm_family)family, &launch);
+    }
+}
+
+// ---- what can be done ---------------------------------------------------------------------------------------------
+
+const char *GPU(gemm_supports)(const gpu_device *device, const rondo_op_gemm *op)
+{
+    for (int p = 0; p < op->n_parts; p++)
+        if (rondo_tensor_rows(&op->part[p].weight) > INT32_MAX - RONDO_BLOCK)
+            return "more output channels than 31 bits count";
+    if (rondo_tensor_rows(&op->x) > INT32_MAX - RONDO_BLOCK)
+        return "more rows than 31 bits count";
+    return NULL;
+}
+
+const char *GPU(grouped_gemm_supports)(const gpu_device *device, const rondo_op_grouped_gemm *op)
+{
+    if (op->n_experts > 2048)
+        return "more than 2048 experts";
+    for (int p = 0; p < op->n_parts; p++) {
+        const rondo_tensor *weight = op->weight[p];
+        const float *const *bias = op->bias[p];
+        for (int e = 2; e < op->n_experts; e++) {
+            if (step_of((const char *)weight[0].data, (const char *)weight[e].data) !=
+                e * step_of((const char *)weight[0].data, (const char *)weight[1].data))
+                return "the weights of experts are not evenly spaced";
+            if (weight->scale && step_of(weight[0].scale, weight[e].scale) !=
+                                     e * step_of(weight[0].scale, weight[1].scale))
+                return "the scales of experts are not evenly spaced";
+            if (bias && step_of(bias[0], bias[e]) != e * step_of(bias[0], bias[1]))
+                return "the biases of experts are not evenly spaced";
+        }
+    }
+    return NULL;
+}
+
+const char *GPU(gemm_path)(const gpu_device *device, const rondo_op_gemm *op)
+{
+#ifdef RONDO_GEMM_SM90
+    const char *path = device->capability == 90 ? GPU(gemm_sm90_path)(device, op) : NULL;
+    if (path)
+        return path;
+#endif
+    return family_name(family_of(device, &op->x, &op->part[0].weight));
+}
+
+const char *GPU(grouped_gemm_path)(const gpu_device *device, const rondo_op_grouped_gemm *op)
+{
+#ifdef RONDO_GEMM_SM90
+    const char *path = device->capability == 90 ? GPU(grouped_gemm_sm90_path)(device, op) : NULL;
+    if (path)
+        return path;
+#endif
+    return family_name(family_of(device, &op->x, op->weight[0]));
+}
+
+size_t GPU(gemm_workspace)(const gpu_device *device, const rondo_limits *limits)
+{
+#ifdef RONDO_GEMM_SM90
+    if (device->capability == 90)
+        return GPU(gemm_sm90_workspace)(device, limits);
+#endif
+    return 0;
+}

@@ -1,0 +1,371 @@
+// gemm for few rows (M <= 64, and experts with a handful): reads each weight once, as fast as memory gives.
+//
+// A block makes a strip of 16 or 32 channels for up to 16, 32 or 64 rows of x. Its warps cut K: warp w takes
+// blocks w, w + 4, ... of 128, each with a pipeline of cp.async stages of its own, that only its own lanes wait
+// for. Sums of 128 of K meet in shared memory, where threads fold them onto the outputs in ascending K: the order
+// of gemm_mma.cu, so the same bits. The weights fill the 16 rows of the product, as there. Blocks stay and
+// walk over strips; copies run ahead into the next strip, so memory never waits for an end or a start.
+//
+// Version 1. Checked under emulation, never run on a device.
+// Bytes of weights under way on a multiprocessor, of those needed for its share of the bandwidth at 700 ns:
+//   e4m3 x e4m3   10.3 KiB a stage, 4 stages, 51 KiB: 4 blocks on H100 (48 KiB of 18), 3 on A100 (36 of 13)
+//   bf16 x e4m3   14.3 KiB a stage, 4 stages, 66 KiB: 3 blocks on H100 (36 KiB), 2 on A100 (24)
+//   bf16 x bf16   18.3 KiB a stage, 3 stages, 64 KiB: 3 blocks on H100 (48 KiB), 2 on A100 (32)
+// Predicted share of copy bandwidth up to 16 rows: 80 to 85 % of A100 and L40, 75 % of H100 (N >= 6144). With more
+// rows every strip reads all of x from L2: M * bytes of x to 16 or 32 * bytes of W; at 64 rows 35 to 50 %.
+#include "backend_cuda/gemm_tile.cuh"
+
+namespace
+{
+
+template <class X, class W, class Math, int TilesN, int TilesM, int Depth, int Stages>
+struct strip_shape {
+    typedef X x_type;
+    typedef W w_type;
+    typedef Math math;
+    static constexpr int tiles_n = TilesN, tiles_m = TilesM, depth = Depth, stages = Stages;
+    static constexpr int height = TilesM * 16, width = TilesN * 16; // rows of x, channels
+    static constexpr int blocks = TilesN * TilesM <= 2 ? 4 : 2;     // on a multiprocessor
+    static constexpr int warps = 4, threads = warps * WARP_SIZE;
+    // Bytes of a warp's stage: rows of W, rows of x, scales of the rows of x, scale of W.
+    static constexpr int w_pitch = Depth * (int)sizeof(W) + 16,
+                         x_pitch = Depth * (int)sizeof(X) + 16;
+    static constexpr int w_bytes = width * w_pitch, x_bytes = height * x_pitch;
+    static constexpr int stage_bytes = w_bytes + x_bytes + (height + 4) * (int)sizeof(float);
+    // Sums of 128 of K of all warps, and their scales. Two sets where they are small: one barrier a round.
+    static constexpr int values = TilesN * TilesM * TILE_C; // of a lane
+    static constexpr int sums_values = warps * values * WARP_SIZE, scales_values = warps * height;
+    static constexpr int sets = TilesN * TilesM <= 2 ? 2 : 1;
+    static constexpr int pipeline_bytes = warps * Stages * stage_bytes;
+    static constexpr int shared_bytes =
+        pipeline_bytes + sets * (sums_values + scales_values) * (int)sizeof(float);
+    static constexpr int w_row_units = Depth * (int)sizeof(W) / 16;
+    static constexpr int x_row_units = Depth * (int)sizeof(X) / 16;
+    static constexpr int w_units = (width * w_row_units + WARP_SIZE - 1) / WARP_SIZE; // of a lane
+    static constexpr int x_units = (height * x_row_units + WARP_SIZE - 1) / WARP_SIZE;
+    static constexpr int x_scales = (height + WARP_SIZE - 1) / WARP_SIZE;
+    static constexpr int outputs = values / warps; // of a thread
+    static_assert(values % warps == 0 && stage_bytes % 16 == 0, "values and stages divide");
+    static_assert(RONDO_BLOCK % Depth == 0 && Depth % Math::k == 0, "stages divide 128 of K");
+};
+
+// Where a warp's copies are: values [k, k + depth) of a tile are next.
+template <class S> struct strip_cursor {
+    bool more;
+    int index, k; // of the tile, of the values
+    const typename S::w_type *weight;
+    int weight_rows;
+    const float *weight_scale;
+    int x_row[S::x_units];      // of this lane's units; -1: none
+    int scale_row[S::x_scales]; // of rows lane, lane + WARP_SIZE, ... of the tile; -1: none
+};
+
+template <class S>
+__device__ __forceinline__ void enter_tile(const gemm_launch &g, const int *first,
+                                           strip_cursor<S> &cursor)
+{
+    gemm_tile tile;
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    cursor.k = warp * RONDO_BLOCK;
+    cursor.more =
+        cursor.k < g.k && gemm_find_tile(g, first, S::height, S::width, cursor.index, tile);
+    if (!cursor.more)
+        return;
+    const gemm_part &part = g.part[tile.part];
+    cursor.weight =
+        reinterpret_cast<const typename S::w_type *>(part.weight + tile.expert * part.weight_step) +
+        (int64_t)tile.n * g.k;
+    cursor.weight_rows = part.n - tile.n;
+    cursor.weight_scale =
+        part.scales != GEMM_SCALES_BLOCK
+            ? NULL
+            : part.scale + tile.expert * part.scale_step + tile.n / RONDO_BLOCK * part.scale_stride;
+#pragma unroll
+    for (int i = 0; i < S::x_units; i++) {
+        int row = (lane + i * WARP_SIZE) / S::x_row_units;
+        cursor.x_row[i] = row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
+    }
+#pragma unroll
+    for (int i = 0; i < S::x_scales; i++) {
+        int row = lane + i * WARP_SIZE;
+        cursor.scale_row[i] = g.x_scale && row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void load_scales(const gemm_launch &g, const strip_cursor<S> &cursor,
+                                            float *scales, int lane)
+{
+    int block = cursor.k / RONDO_BLOCK;
+#pragma unroll
+    for (int i = 0; i < S::x_scales; i++) {
+        int row = lane + i * WARP_SIZE;
+        bool valid = cursor.scale_row[i] >= 0;
+        if (g.x_scale && row < S::height)
+            copy_async_4(scales + row,
+                         g.x_scale + (valid ? cursor.scale_row[i] * g.x_scale_stride + block : 0),
+                         valid);
+    }
+    if (cursor.weight_scale && lane == 0)
+        copy_async_4(scales + S::height, cursor.weight_scale + block, true);
+}
+
+// Starts the copies of the cursor's values, and moves it on: over this warp's blocks of 128, then to the next tile.
+template <class S>
+__device__ __forceinline__ void load_stage(const gemm_launch &g, const int *first,
+                                           strip_cursor<S> &cursor, unsigned char *stage)
+{
+    typedef typename S::w_type W;
+    typedef typename S::x_type X;
+    const X *x = reinterpret_cast<const X *>(g.x);
+    int lane = (int)threadIdx.x % WARP_SIZE;
+    if (!cursor.more)
+        return;
+#pragma unroll
+    for (int i = 0; i < S::w_units; i++) {
+        int unit = lane + i * WARP_SIZE;
+        int row = unit / S::w_row_units, column = unit % S::w_row_units * 16;
+        if (S::width * S::w_row_units % WARP_SIZE && row >= S::width)
+            break;
+        bool valid = row < cursor.weight_rows;
+        gemm_copy_unit(stage + row * S::w_pitch + column,
+                       cursor.weight + (valid ? (int64_t)row * g.k : 0),
+                       cursor.k + column / (int)sizeof(W), g.k, valid, g.weight_vectors);
+    }
+#pragma unroll
+    for (int i = 0; i < S::x_units; i++) {
+        int unit = lane + i * WARP_SIZE;
+        int row = unit / S::x_row_units, column = unit % S::x_row_units * 16;
+        if (S::height * S::x_row_units % WARP_SIZE && row >= S::height)
+            break;
+        bool valid = cursor.x_row[i] >= 0;
+        gemm_copy_unit(stage + S::w_bytes + row * S::x_pitch + column,
+                       x + (valid ? cursor.x_row[i] * g.x_stride : 0),
+                       cursor.k + column / (int)sizeof(X), g.k, valid, g.x_vectors);
+    }
+    int next = cursor.k + S::depth;
+    if (next % RONDO_BLOCK != 0 && next < g.k) {
+        cursor.k = next;
+        return;
+    }
+    load_scales<S>(g, cursor, reinterpret_cast<float *>(stage + S::w_bytes + S::x_bytes), lane);
+    cursor.k = cursor.k / RONDO_BLOCK * RONDO_BLOCK + S::warps * RONDO_BLOCK;
+    if (cursor.k >= g.k) {
+        cursor.index += (int)gridDim.x;
+        enter_tile<S>(g, first, cursor);
+    }
+}
+
+template <class S> struct strip_sums {
+    tile_c tile[S::tiles_n][S::tiles_m];
+};
+
+template <class S>
+__device__ __forceinline__ void multiply_stage(strip_sums<S> &sums, const unsigned char *stage)
+{
+    typedef typename S::w_type W;
+    typedef typename S::x_type X;
+    const unsigned char *x = stage + S::w_bytes;
+#pragma unroll
+    for (int k = 0; k < S::depth; k += S::math::k) {
+        tile_a a[S::tiles_n];
+#pragma unroll
+        for (int i = 0; i < S::tiles_n; i++)
+            S::math::load_weight(a[i], reinterpret_cast<const W *>(stage + i * 16 * S::w_pitch) + k,
+                                 S::w_pitch);
+#pragma unroll
+        for (int j = 0; j < S::tiles_m; j++) {
+            tile_b b;
+            S::math::load_input(b, reinterpret_cast<const X *>(x + j * 16 * S::x_pitch) + k,
+                                S::x_pitch);
+#pragma unroll
+            for (int i = 0; i < S::tiles_n; i++)
+                S::math::multiply(sums.tile[i][j], a[i], b);
+        }
+    }
+}
+
+// A warp's sums of 128 of K, for all threads to read.
+template <class S>
+__device__ __forceinline__ void publish(const strip_sums<S> &sums, const unsigned char *stage,
+                                        bool block_scales, float *to, float *to_scales)
+{
+    const float *scales = reinterpret_cast<const float *>(stage + S::w_bytes + S::x_bytes);
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    float weight_scale = block_scales ? scales[S::height] : 1.0f;
+#pragma unroll
+    for (int i = 0; i < S::tiles_n; i++)
+#pragma unroll
+        for (int j = 0; j < S::tiles_m; j++)
+#pragma unroll
+            for (int r = 0; r < TILE_C; r++) {
+                int value = (i * S::tiles_m + j) * TILE_C + r;
+                to[(warp * S::values + value) * WARP_SIZE + lane] = sums.tile[i][j].r[r];
+            }
+    for (int row = lane; row < S::height; row += WARP_SIZE)
+        to_scales[warp * S::height + row] =
+            sizeof(typename S::x_type) == 1 ? scales[row] * weight_scale : weight_scale;
+}
+
+// Values warp, warp + 4, ... of every lane are this thread's outputs: in tile value / TILE_C, where
+// tile_row and tile_column say.
+template <class S>
+__device__ __forceinline__ void fold(float (&y)[S::outputs], const float *sums, const float *scales,
+                                     int count)
+{
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    for (int w = 0; w < count; w++) {
+#pragma unroll
+        for (int o = 0; o < S::outputs; o++) {
+            int value = warp + o * S::warps, tile = value / TILE_C;
+            int row = tile % S::tiles_m * 16 + tile_column(value % TILE_C);
+            y[o] = fmaf(sums[(w * S::values + value) * WARP_SIZE + lane],
+                        scales[w * S::height + row], y[o]);
+        }
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void store(const gemm_launch &g, const gemm_tile &tile,
+                                      const float (&y)[S::outputs])
+{
+    const gemm_part &part = g.part[tile.part];
+    int warp = (int)threadIdx.x / WARP_SIZE;
+#pragma unroll
+    for (int o = 0; o < S::outputs; o++) {
+        int value = warp + o * S::warps, place = value / TILE_C;
+        int row = place % S::tiles_m * 16 + tile_column(value % TILE_C);
+        int n = tile.n + place / S::tiles_m * 16 + tile_row(value % TILE_C);
+        if (row < tile.rows && n < part.n)
+            gemm_store(part, g.residual, tile.row + row, n,
+                       gemm_finish(part, tile.expert, n, y[o]));
+    }
+}
+
+// A warp's place in its ring of stages.
+struct strip_ring {
+    int slot, next; // stage to read, stage to copy into
+};
+
+// The sum over this warp's 128 of K from k0 on; leaves `stage` at the last one read, that holds the scales.
+template <class S>
+__device__ __forceinline__ void
+sum_block(const gemm_launch &g, const int *first, strip_cursor<S> &cursor, strip_ring &ring,
+          unsigned char *stages, strip_sums<S> &sums, int k0, const unsigned char *&stage)
+{
+#pragma unroll
+    for (int i = 0; i < S::tiles_n; i++)
+#pragma unroll
+        for (int j = 0; j < S::tiles_m; j++)
+            tile_clear(sums.tile[i][j]);
+    int end = k0 + RONDO_BLOCK < g.k ? k0 + RONDO_BLOCK : g.k;
+    for (int k = k0; k < end; k += S::depth) {
+        copy_async_wait<S::stages - 2>();
+        WARP_SYNC(); // the stage is there for all lanes; all are done with the one before it
+        load_stage<S>(g, first, cursor, stages + ring.next * S::stage_bytes);
+        copy_async_commit();
+        stage = stages + ring.slot * S::stage_bytes;
+        multiply_stage<S>(sums, stage);
+        ring.slot = ring.slot + 1 == S::stages ? 0 : ring.slot + 1;
+        ring.next = ring.next + 1 == S::stages ? 0 : ring.next + 1;
+    }
+}
+
+template <class S>
+static __global__ void __launch_bounds__(S::threads, S::blocks) gemm_small(gemm_launch g)
+{
+    if (!S::math::available)
+        return;
+    DYN_SHARED(unsigned char, shared);
+    float *sums_of_set = reinterpret_cast<float *>(shared + S::pipeline_bytes);
+    int *first = reinterpret_cast<int *>(shared + S::shared_bytes);
+    int warp = (int)threadIdx.x / WARP_SIZE, set = 0;
+    unsigned char *stages = shared + warp * S::stages * S::stage_bytes;
+    gemm_list_tiles(g, S::height, first);
+    strip_cursor<S> cursor = {};
+    cursor.index = (int)blockIdx.x;
+    enter_tile<S>(g, first, cursor);
+    for (int i = 0; i < S::stages - 1; i++) {
+        load_stage<S>(g, first, cursor, stages + i * S::stage_bytes);
+        copy_async_commit();
+    }
+    strip_ring ring = {0, S::stages - 1};
+    gemm_tile tile;
+    for (int index = (int)blockIdx.x; gemm_find_tile(g, first, S::height, S::width, index, tile);
+         index += (int)gridDim.x) {
+        float y[S::outputs];
+#pragma unroll
+        for (int o = 0; o < S::outputs; o++)
+            y[o] = 0.0f;
+        for (int k0 = 0; k0 < g.k; k0 += S::warps * RONDO_BLOCK) {
+            float *sums = sums_of_set + set * (S::sums_values + S::scales_values);
+            float *scales = sums + S::sums_values;
+            if (k0 + warp * RONDO_BLOCK < g.k) {
+                strip_sums<S> own;
+                const unsigned char *stage = stages;
+                sum_block<S>(g, first, cursor, ring, stages, own, k0 + warp * RONDO_BLOCK, stage);
+                publish<S>(own, stage, g.part[tile.part].scales == GEMM_SCALES_BLOCK, sums, scales);
+            }
+            __syncthreads();
+            int left = (g.k - k0 + RONDO_BLOCK - 1) / RONDO_BLOCK;
+            fold<S>(y, sums, scales, left < S::warps ? left : S::warps);
+            if (S::sets == 1)
+                __syncthreads();
+            else
+                set ^= 1;
+        }
+        store<S>(g, tile, y);
+    }
+}
+
+// ---- launching ----------------------------------------------------------------------------------------------------
+
+template <class S> int launch_strips(gpu_device *device, gemm_launch *g)
+{
+    size_t bytes = S::shared_bytes + gemm_list_bytes(g);
+    if (bytes > device->shared_limit)
+        return 0;
+    int64_t fit = (int64_t)((device->shared_limit + 1024) / (bytes + 1024));
+    int64_t resident = (fit < 1 ? 1 : fit) * device->multiprocessors;
+    unsigned blocks = gemm_count_tiles(g, S::height, S::width, resident);
+    blocks = blocks < resident ? blocks : (unsigned)resident;
+    if (GPU(failed)(device,
+                    cudaFuncSetAttribute((const void *)gemm_small<S>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+                    "gemm"))
+        return 1;
+    LAUNCH((gemm_small<S>), blocks, S::threads, bytes, device->stream, *g);
+    GPU_LAUNCHED(device, "gemm");
+    return 1;
+}
+
+template <class X, class W, class Math, int Depth, int Stages>
+int launch_family(gpu_device *device, gemm_launch *g, int columns)
+{
+    constexpr int narrow = sizeof(X) == 1 ? 64 : 32; // many rows of x: shorter stages
+    if (columns <= 16)
+        return launch_strips<strip_shape<X, W, Math, 1, 1, Depth, Stages>>(device, g);
+    if (columns <= 32)
+        return launch_strips<strip_shape<X, W, Math, 1, 2, narrow, 4>>(device, g);
+    return launch_strips<strip_shape<X, W, Math, 2, 4, narrow, 2>>(device, g);
+}
+
+} // namespace
+
+int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *g, int columns)
+{
+    switch (family) {
+    case GEMM_BF16_BF16:
+        return launch_family<uint16_t, uint16_t, gemm_math_bf16, 64, 3>(device, g, columns);
+    case GEMM_BF16_E4M3:
+        return launch_family<uint16_t, uint8_t, gemm_math_bf16, 64, 4>(device, g, columns);
+    case GEMM_E4M3_WIDEN:
+        return launch_family<uint8_t, uint8_t, gemm_math_bf16, 64, 4>(device, g, columns);
+#ifndef RONDO_HIP
+    case GEMM_E4M3_E4M3:
+        return launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g, columns);
+#endif
+    default:
+        return 0;
+    }
+}
