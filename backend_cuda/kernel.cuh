@@ -116,15 +116,15 @@ static __device__ __forceinline__ uint8_t f32_e4m3(float x)
     return (uint8_t)(magnitude > 0x7f800000u ? 0x7fu : code);
 }
 
-// The steps of rondo_exp in core/numbers.h.
+// rondo_exp of core/numbers.h, to the bit for every x, with fewer instructions: 1.5 * 2^23 added and taken away
+// rounds to an integer, whose low bits then stand in the sum; and as neither factor nor result is subnormal or
+// infinite, 2^n multiplies by being added to the exponent.
 static __device__ __forceinline__ float exp_f32(float x)
 {
-    if (x != x)
-        return x;
-    x = x < RONDO_EXP_LOW ? RONDO_EXP_LOW : x;
-    x = x > RONDO_EXP_HIGH ? RONDO_EXP_HIGH : x;
-    float n = rintf(x * RONDO_EXP_LOG2E);
-    float r = fmaf(n, -RONDO_EXP_LN2_HIGH, x);
+    float inside = fminf(fmaxf(x, RONDO_EXP_LOW), RONDO_EXP_HIGH);
+    float shifted = inside * RONDO_EXP_LOG2E + 12582912.0f;
+    float n = shifted - 12582912.0f;
+    float r = fmaf(n, -RONDO_EXP_LN2_HIGH, inside);
     r = fmaf(n, -RONDO_EXP_LN2_LOW, r);
     float p = fmaf(RONDO_EXP_C0, r, RONDO_EXP_C1);
     p = fmaf(p, r, RONDO_EXP_C2);
@@ -132,10 +132,7 @@ static __device__ __forceinline__ float exp_f32(float x)
     p = fmaf(p, r, RONDO_EXP_C4);
     p = fmaf(p, r, RONDO_EXP_C5);
     float e = fmaf(p * r, r, r) + 1.0f;
-    int32_t k = (int32_t)n, half = k >> 1;
-    float low = bits_f32((uint32_t)(half + 127) << 23);
-    float high = bits_f32((uint32_t)(k - half + 127) << 23);
-    return e * low * high;
+    return x != x ? x : bits_f32(f32_bits(e) + (f32_bits(shifted) << 23));
 }
 
 static __device__ __forceinline__ float sigmoid_f32(float x)

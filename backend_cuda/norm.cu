@@ -14,7 +14,7 @@
 //   quantize         2 D in, D + D / 32 out               51 MB, floor 15 us
 // Predicted: rmsnorm and quantize 85 % of the floor, group_norm_gate 75 % (a sigmoid is some 30 instructions; the
 // issue slots of a multiprocessor are then as busy as memory), codes 5 points less. One row: 3 us.
-// Never run on a device.
+// Checked under emulation, never run on a device.
 #include "backend_cuda/rows.cuh"
 
 namespace
@@ -116,8 +116,11 @@ __global__ void __launch_bounds__(ROWS *THREADS) norm_kernel(struct norm op)
             if (!VECTOR && at + i < end)
                 r = inverse[sub * op.n_groups + (at + i) / group];
             y.v[i] = y.v[i] * r * weight.v[i];
-            if constexpr (GATE != NO_GATE)
-                y.v[i] = y.v[i] * sigmoid_f32(open.v[i]);
+        }
+        if constexpr (GATE != NO_GATE) {
+            open = sigmoid8(open);
+            for (int i = 0; i < LANE_CHANNELS; i++)
+                y.v[i] = y.v[i] * open.v[i];
         }
         store_act8<VECTOR>(op.out, row, at, end, y);
     }
@@ -158,8 +161,8 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS)
     quantize_kernel(const char *x, int64_t x_stride, struct code_rows out, int64_t n_rows,
                     int32_t columns, int32_t pieces, bool power_of_two)
 {
-    int64_t unit = ((int64_t)blockIdx.x * QUANTIZE_THREADS + threadIdx.x) / GROUP_LANES;
-    int64_t row = unit / pieces;
+    uint32_t unit = blockIdx.x * (QUANTIZE_THREADS / GROUP_LANES) + threadIdx.x / GROUP_LANES;
+    int64_t row = unit / (uint32_t)pieces;
     int32_t end = row < n_rows ? columns : 0; // lanes without work go along
     int32_t at = (int32_t)(unit - row * pieces) * RONDO_BLOCK +
                  LANE_CHANNELS * (int32_t)(threadIdx.x % GROUP_LANES);

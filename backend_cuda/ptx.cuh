@@ -158,6 +158,26 @@ static __device__ __forceinline__ float exp2_approx(float x)
     return y;
 }
 
+// 1 / x, at most one unit in the last place off, for 2^-126 <= |x| < 2^126.
+static __device__ __forceinline__ float reciprocal_approx(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Two values rounded to e4m3 as f32_e4m3 does it, `low` in the lower byte. One instruction from sm_89 on.
+static __device__ __forceinline__ uint32_t pack_e4m3(float low, float high)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t packed;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+    return packed;
+#else
+    return (uint32_t)f32_e4m3(low) | (uint32_t)f32_e4m3(high) << 8;
+#endif
+}
+
 // ---- barriers of part of a block -------------------------------------------------------------------------------
 
 // Barrier 1..15 (0 is that of __syncthreads) of `threads`, a multiple of the warp size: sync waits for all of

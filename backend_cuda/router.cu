@@ -9,7 +9,7 @@
 // Bytes of a token: 4 E in, 8 K out; 8192 tokens, 256 experts: 9 MB, floor 3 us on an H100. Some 600 instructions of
 // a warp: 5 us for 8192 tokens, half of them the eight rounds of selection. Predicted 50 % of the floor, as nothing
 // here waits for memory; one token 3 us.
-// Never run on a device.
+// Checked under emulation, never run on a device.
 #include "backend_cuda/kernel.cuh"
 
 namespace

@@ -6,7 +6,7 @@
 #ifndef RONDO_BACKEND_CUDA_ROWS_CUH
 #define RONDO_BACKEND_CUDA_ROWS_CUH
 
-#include "backend_cuda/kernel.cuh"
+#include "backend_cuda/ptx.cuh"
 
 #define GROUP_LANES 16
 #define LANE_CHANNELS 8
@@ -89,11 +89,6 @@ static __device__ __forceinline__ float4 load4_f32(const float *row, int64_t at,
 
 // ---- stores ----------------------------------------------------------------------------------------------------
 
-static __device__ __forceinline__ uint32_t pack2_bf16(float low, float high)
-{
-    return (uint32_t)f32_bf16(low) | (uint32_t)f32_bf16(high) << 16;
-}
-
 // `dtype` is f32 or bf16.
 template <bool VECTOR>
 static __device__ __forceinline__ void store8(void *row, int dtype, int64_t at, int64_t n,
@@ -116,9 +111,49 @@ static __device__ __forceinline__ void store8(void *row, int dtype, int64_t at, 
         to[1] = make_float4(x.v[4], x.v[5], x.v[6], x.v[7]);
     } else {
         *reinterpret_cast<uint4 *>(bf16) =
-            make_uint4(pack2_bf16(x.v[0], x.v[1]), pack2_bf16(x.v[2], x.v[3]),
-                       pack2_bf16(x.v[4], x.v[5]), pack2_bf16(x.v[6], x.v[7]));
+            make_uint4(pack_bf16(x.v[0], x.v[1]), pack_bf16(x.v[2], x.v[3]),
+                       pack_bf16(x.v[4], x.v[5]), pack_bf16(x.v[6], x.v[7]));
     }
+}
+
+// ---- arithmetic without branches -------------------------------------------------------------------------------
+
+// 1 / x as the division rounds it, for 2^-126 <= |x| < 2^126: what the division itself does for these, without its
+// branches, which keep the work on neighbouring channels apart.
+static __device__ __forceinline__ float reciprocal(float x)
+{
+    float y = reciprocal_approx(x);
+    return fmaf(fmaf(-x, y, 1.0f), y, y);
+}
+
+// sigmoid_f32 of each channel, to the bit.
+static __device__ __forceinline__ struct eight sigmoid8(const struct eight &x)
+{
+    struct eight y;
+    float largest = 0.0f;
+    for (int i = 0; i < LANE_CHANNELS; i++) {
+        y.v[i] = 1.0f + exp_f32(-x.v[i]);
+        largest = fmaxf(largest, y.v[i]);
+    }
+    if (largest < 0x1p126f) {
+        for (int i = 0; i < LANE_CHANNELS; i++)
+            y.v[i] = reciprocal(y.v[i]);
+    } else {
+        for (int i = 0; i < LANE_CHANNELS; i++)
+            y.v[i] = 1.0f / y.v[i];
+    }
+    return y;
+}
+
+// x / divisor as the division rounds it, by two corrections of x * (1 / divisor), whose residuals are exact
+// (Markstein). Takes finite x (or NaN) and quotients that do not overflow; where |x| is below 2^-100 a residual
+// may underflow and the quotient is only near.
+static __device__ __forceinline__ float divide(float x, float divisor, float inverse)
+{
+    float q = x * inverse;
+    q = fmaf(fmaf(-q, divisor, x), inverse, q);
+    q = fmaf(fmaf(-q, divisor, x), inverse, q);
+    return bits_f32((f32_bits(q) & 0x7fffffffu) | (f32_bits(x) & 0x80000000u));
 }
 
 // ---- 1x128 quantisation ----------------------------------------------------------------------------------------
@@ -147,22 +182,11 @@ static __device__ __forceinline__ float group_scale(const eight &x, bool power_o
         largest = fmaxf(largest, WARP_XOR(largest, mask));
     if (largest == 0.0f)
         return 1.0f;
-    float scale = largest / 448.0f;
+    float scale = largest < INFINITY ? divide(largest, 448.0f, 1.0f / 448.0f) : largest;
     scale = scale < 1e-30f ? 1e-30f : scale;
     if (power_of_two) // a mantissa other than zero carries into the exponent
         scale = bits_f32((f32_bits(scale) + 0x7fffffu) & 0xff800000u);
     return scale;
-}
-
-// x / scale as the division rounds it, by two corrections of x * (1 / scale), the residual of which is exact
-// (Markstein). Takes |x| <= 449 * scale and a scale between 2^-90 and 2^120: then nothing overflows, and
-// where a residual underflows the quotient lies far below the smallest code.
-static __device__ __forceinline__ float divide(float x, float scale, float reciprocal)
-{
-    float q = x * reciprocal;
-    q = fmaf(fmaf(-q, scale, x), reciprocal, q);
-    q = fmaf(fmaf(-q, scale, x), reciprocal, q);
-    return bits_f32((f32_bits(q) & 0x7fffffffu) | (f32_bits(x) & 0x80000000u));
 }
 
 // Codes of the lane's channels at .. at + 7, and the group's scale, to row `row`. Whole warps.
@@ -171,16 +195,23 @@ static __device__ __forceinline__ void quantize8(const struct code_rows &out, in
                                                  int64_t at, int64_t n, const eight &x,
                                                  bool power_of_two)
 {
-    float scale = group_scale(x, power_of_two), reciprocal = 1.0f / scale;
+    float scale = group_scale(x, power_of_two);
     uint8_t *codes = out.codes + row * out.stride + at;
     uint32_t word[2] = {0, 0};
     if (at >= n)
         return;
-    bool ordinary = scale >= 0x1p-90f && scale <= 0x1p120f;
-    for (int i = 0; i < LANE_CHANNELS; i++) {
-        float q = ordinary ? divide(x.v[i], scale, reciprocal) : x.v[i] / scale;
-        word[i / 4] |= (uint32_t)f32_e4m3(q) << i % 4 * 8;
+    struct eight q;
+    if (scale >= 0x1p-90f &&
+        scale <= 0x1p120f) { // quotients that are only near lie below all codes
+        float inverse = reciprocal(scale);
+        for (int i = 0; i < LANE_CHANNELS; i++)
+            q.v[i] = divide(x.v[i], scale, inverse);
+    } else {
+        for (int i = 0; i < LANE_CHANNELS; i++)
+            q.v[i] = x.v[i] / scale;
     }
+    for (int i = 0; i < LANE_CHANNELS; i += 2)
+        word[i / 4] |= pack_e4m3(q.v[i], q.v[i + 1]) << i % 4 * 8;
     if constexpr (VECTOR) {
         *reinterpret_cast<uint2 *>(codes) = make_uint2(word[0], word[1]);
     } else {
@@ -194,8 +225,8 @@ static __device__ __forceinline__ void quantize8(const struct code_rows &out, in
 // Values as mode fp8 has them before it quantises: rounded to bf16.
 static __device__ __forceinline__ void round_to_bf16(eight &x)
 {
-    for (int i = 0; i < LANE_CHANNELS; i++)
-        x.v[i] = bf16_f32(f32_bf16(x.v[i]));
+    for (int i = 0; i < LANE_CHANNELS; i += 2)
+        unpack2<RONDO_BF16>(pack_bf16(x.v[i], x.v[i + 1]), x.v + i);
 }
 
 // An output of f32, bf16, or codes of bf16.

@@ -38,6 +38,18 @@ uint16_t bf16_bits(float value)
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
+uint8_t e4m3_bits(float value)
+{
+    int exponent;
+    float magnitude = fminf(fabsf(value), 448);
+    if (value != value)
+        return 0x7f;
+    frexpf(magnitude, &exponent); // 2^(exponent - 1) <= magnitude
+    exponent = magnitude < 0x1p-6f ? -6 : exponent - 1;
+    int eighths = (int)rintf(ldexpf(magnitude, 3 - exponent)); // 16 carries into the exponent
+    return (uint8_t)((signbit(value) ? 0x80 : 0) | (((exponent + 7) << 3) + eighths - 8));
+}
+
 namespace
 {
 struct E4m3_table {

@@ -24,6 +24,7 @@ void mma_m16n8k32_e4m3(float *c, const uint32_t *a, const uint32_t *b, Here here
 
 // Nearest even; NaN gives 0x7fff.
 uint16_t bf16_bits(float value);
+uint8_t e4m3_bits(float value);
 
 } // namespace simt
 
@@ -113,6 +114,16 @@ static inline uint32_t pack_bf16(float low, float high)
 static inline float exp2_approx(float x)
 {
     return x < -126 ? 0.0f : exp2f(x);
+}
+
+static inline float reciprocal_approx(float x)
+{
+    return 1.0f / x;
+}
+
+static inline uint32_t pack_e4m3(float low, float high)
+{
+    return simt::e4m3_bits(low) | (uint32_t)simt::e4m3_bits(high) << 8;
 }
 
 static inline void named_barrier_sync(int id, int threads, simt::Here here = simt::Here())
