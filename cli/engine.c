@@ -186,7 +186,10 @@ int cli_engine_start(struct cli_engine *engine, const struct rondo_context_optio
     if (result)
         return result;
     print_memory(&memory);
-    engine->context = rondo_context_create(engine->model, engine->device, options, error);
+    struct rondo_context_options settings = *options;
+    settings.progress = cli_progress;
+    engine->context = rondo_context_create(engine->model, engine->device, &settings, error);
+    cli_progress_clear();
     if (engine->context)
         return RONDO_OK;
     return error->status ? (int)error->status : RONDO_FAILED;

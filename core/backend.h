@@ -12,7 +12,12 @@ struct rondo_backend {
     /* `which`: the part of the name after ':', or "". */
     struct rondo_device *(*open)(const char *which, const struct rondo_device_options *options,
                                  struct rondo_error *error);
+    /* Why `list` gives no device, or leaves some out, in words; "" when it has all there are. NULL: as "". */
+    void (*explain)(char *text, size_t size);
 };
+
+/* Ops that were recorded, see struct rondo_device. */
+struct rondo_recording;
 
 /* What every device begins with; backends put their own fields after it. */
 struct rondo_device {
@@ -31,6 +36,10 @@ struct rondo_device {
     void (*copy)(struct rondo_device *device, void *to, const void *from,
                  size_t size); /* on the device */
     void (*synchronize)(struct rondo_device *device);
+    /* RONDO_OK, or the first failure of the device since it was opened: after it nothing that is called does
+     * anything, and memory holds anything. Asked after synchronize, before results are used. NULL: what this
+     * device does can not fail. */
+    int (*status)(struct rondo_device *device, struct rondo_error *error);
     /* The device can use host memory at this address as weights, in place. NULL: it can not, weights are
      * copied into memory from `allocate`. */
     bool (*uses_host_memory)(struct rondo_device *device);
@@ -43,7 +52,25 @@ struct rondo_device {
     const char *(*supports)(struct rondo_device *device, enum rondo_op op, const void *args);
     /* NULL when the slot has a path of its own for this; else what runs instead and why, in words. */
     const char *(*fallback)(struct rondo_device *device, enum rondo_op op, const void *args);
+    /* Which of the slot's kernels runs, in a few words, for reports. NULL here or there: it has but one. */
+    const char *(*path)(struct rondo_device *device, enum rondo_op op, const void *args);
+
+    /* Recording, to run a list of ops again with one call. Ops called between record_begin and record_end are
+     * kept instead of run; nothing else is called between. Each replay runs them with the arguments they had,
+     * on what their arrays hold then. record_end gives NULL, and record_begin and replay false, when it could
+     * not be done: the caller then calls the ops themselves; replay can fail so because something has moved
+     * since. All four NULL: the device has no recordings. */
+    bool (*record_begin)(struct rondo_device *device);
+    struct rondo_recording *(*record_end)(struct rondo_device *device);
+    bool (*replay)(struct rondo_device *device, struct rondo_recording *recording);
+    void (*record_release)(struct rondo_device *device, struct rondo_recording *recording);
+
+    /* What the device was asked for since it was opened. NULL: it does not count. */
+    void (*counts)(struct rondo_device *device, struct rondo_device_counts *counts);
 };
+
+/* The device's `status`; RONDO_OK where it has none. */
+int rondo_device_status(struct rondo_device *device, struct rondo_error *error);
 
 /* The backends this library was built with, NULL-terminated. Defined by the build (core/backends.c.in). */
 extern const struct rondo_backend *const rondo_backends[];

@@ -221,10 +221,8 @@ static void compare_logits(struct comparison *c, int32_t n)
     size_t V = (size_t)c->a->model->config.vocab_size;
     for (int32_t i = 0; i < n; i++) {
         float *out_a = c->host_a, *out_b = c->host_b;
-        c->a->run.n_logits = c->b->run.n_logits = 1;
-        c->a->run.logit_row[0] = c->b->run.logit_row[0] = i;
-        rondo_run_logits(c->a, &out_a);
-        rondo_run_logits(c->b, &out_b);
+        rondo_run_logits(c->a, i, 1, &out_a);
+        rondo_run_logits(c->b, i, 1, &out_b);
         synchronize(c);
         accumulate(find_row(c, "logits", -1), out_a, out_b, (int64_t)V);
     }
@@ -238,7 +236,7 @@ static void run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bo
     for (int i = 0; i < 2; i++) {
         rondo_session_make_room(sessions[i], n);
         rondo_run_begin(contexts[i]);
-        rondo_run_add(contexts[i], sessions[i], tokens, NULL, n, 0);
+        rondo_run_add(contexts[i], sessions[i], tokens, NULL, n, n);
         rondo_run_upload(contexts[i]);
         rondo_run_steps(contexts[i], 0, contexts[i]->plan.layer_first[0]);
     }
@@ -360,7 +358,8 @@ int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_
             run_piece(c, tokens + at, n - at < (size_t)piece ? (int32_t)(n - at) : piece, done);
         if (error)
             error->status = RONDO_OK;
-        status = report(c, tolerance, row, user) ? RONDO_OK : RONDO_FAILED;
+        if (!(status = rondo_run_end(a, error)) && !(status = rondo_run_end(b, error)))
+            status = report(c, tolerance, row, user) ? RONDO_OK : RONDO_FAILED;
     }
     if (c) {
         rondo_session_destroy(c->session_a);

@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- settings and sizes ----------------------------------------------------------------------- */
 
@@ -92,15 +91,6 @@ static struct rondo_limits plan_limits(const struct rondo_config *config,
     };
 }
 
-static size_t batch_bytes(const struct rondo_context_options *settings)
-{
-    size_t pages = ((size_t)settings->max_context + RONDO_CHUNK - 1) / RONDO_CHUNK;
-    return (size_t)settings->max_batch_tokens * 4 * sizeof(int32_t) +
-           (size_t)settings->max_sessions *
-               (sizeof(struct rondo_batch_sequence) + pages * sizeof(int32_t)) +
-           (size_t)settings->max_draft * sizeof(int32_t);
-}
-
 /* Uses a built plan, which knows the widths of the products. */
 static void add_up(const struct rondo_model *model, struct rondo_device *device,
                    const struct rondo_context_options *settings, const struct rondo_plan *plan,
@@ -113,7 +103,7 @@ static void add_up(const struct rondo_model *model, struct rondo_device *device,
     memory->kv_pages = rondo_cache_kv_bytes(&model->config, &sizes);
     memory->states = rondo_cache_state_bytes(&model->config, &sizes);
     memory->activations = rondo_plan_bytes(plan) + device->workspace_size(device, &plan->limits) +
-                          batch_bytes(settings);
+                          rondo_run_bytes(settings);
     memory->total = memory->weights + memory->kv_pages + memory->states + memory->activations;
 }
 
@@ -127,7 +117,7 @@ int rondo_context_memory(const struct rondo_model *model, struct rondo_device *d
     int status = fill_settings(model, options, &settings, error);
     if (status)
         return status;
-    if ((status = rondo_weights_load(&weights, model, NULL, error)))
+    if ((status = rondo_weights_load(&weights, model, NULL, NULL, error)))
         return status;
     struct rondo_limits limits = plan_limits(&model->config, &settings);
     status = rondo_plan_build(&plan, &model->config, &weights, settings.mode, &limits, error);
@@ -146,7 +136,6 @@ static int create_run(struct rondo_context *context)
     size_t T = (size_t)context->settings.max_batch_tokens,
            B = (size_t)context->settings.max_sessions;
     context->page_stride = (context->settings.max_context + RONDO_CHUNK - 1) / RONDO_CHUNK;
-    size_t pages = B * (size_t)context->page_stride;
     context->sessions = calloc(B, sizeof *context->sessions);
     context->run.token = calloc(T, sizeof(int32_t));
     context->run.position = calloc(T, sizeof(int32_t));
@@ -155,25 +144,20 @@ static int create_run(struct rondo_context *context)
     context->run.logit_row = calloc(T, sizeof(int32_t));
     context->run.logit_out = calloc(T, sizeof *context->run.logit_out);
     context->run.sequences = calloc(B, sizeof *context->run.sequences);
-    context->run.page_table = calloc(pages, sizeof(int32_t));
+    context->run.page_rows = calloc(B, sizeof *context->run.page_rows);
+    context->run.n_pages = calloc(B, sizeof *context->run.n_pages);
+    context->run.packed = calloc(rondo_run_bytes(&context->settings), 1);
     context->batch_memory =
-        context->device->allocate(context->device, batch_bytes(&context->settings));
-    if (!context->sessions || !context->run.token || !context->run.position ||
-        !context->run.sequence_of || !context->run.parent || !context->run.logit_row ||
-        !context->run.logit_out || !context->run.sequences || !context->run.page_table ||
-        !context->batch_memory)
-        return 1;
-    int32_t *at = context->batch_memory;
-    struct rondo_batch *batch = &context->plan.batch;
-    batch->token = at;
-    batch->position = at + T;
-    batch->sequence_of = at + 2 * T;
-    batch->parent = at + 3 * T;
-    batch->sequences = (struct rondo_batch_sequence *)(at + 4 * T);
-    batch->page_table = (int32_t *)(batch->sequences + B);
-    batch->page_stride = context->page_stride;
-    context->accept_path = (int32_t *)batch->page_table + pages;
-    return 0;
+        context->device->allocate(context->device, rondo_run_bytes(&context->settings));
+    return !context->sessions || !context->run.token || !context->run.position ||
+           !context->run.sequence_of || !context->run.parent || !context->run.logit_row ||
+           !context->run.logit_out || !context->run.sequences || !context->run.page_rows ||
+           !context->run.n_pages || !context->run.packed || !context->batch_memory;
+}
+
+static bool is_cpu(const struct rondo_device *device)
+{
+    return strcmp(device->backend->name, "cpu") == 0;
 }
 
 static int check_memory(struct rondo_context *context, struct rondo_error *error)
@@ -191,11 +175,12 @@ static int check_memory(struct rondo_context *context, struct rondo_error *error
         return rondo_fail(error, RONDO_FAILED,
                           "%s: does not fit %s (want %.2f GB: weights %.2f, KV pages %.2f, states "
                           "%.2f, activations "
-                          "%.2f; got %.2f GB); try a smaller context or fewer sessions",
+                          "%.2f; got %.2f GB); try a smaller context or fewer sessions%s",
                           context->model->directory, context->device->description,
                           (double)memory.total / 1e9, (double)memory.weights / 1e9,
                           (double)memory.kv_pages / 1e9, (double)memory.states / 1e9,
-                          (double)memory.activations / 1e9, (double)available / 1e9);
+                          (double)memory.activations / 1e9, (double)available / 1e9,
+                          is_cpu(context->device) ? "" : ", or --device cpu");
     return RONDO_OK;
 }
 
@@ -206,9 +191,11 @@ static int create_parts(struct rondo_context *context, struct rondo_error *error
     const struct rondo_config *config = &context->model->config;
     enum rondo_mode mode = context->settings.mode;
     struct rondo_cache_sizes sizes = cache_sizes(&context->settings);
+    struct rondo_load_progress progress = {context->settings.progress,
+                                           context->settings.progress_user};
     int status;
 
-    if ((status = rondo_weights_load(&context->weights, context->model, NULL, error)) ||
+    if ((status = rondo_weights_load(&context->weights, context->model, NULL, NULL, error)) ||
         (status =
              rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
         (status = check_memory(context, error)))
@@ -216,14 +203,20 @@ static int create_parts(struct rondo_context *context, struct rondo_error *error
     rondo_plan_destroy(&context->plan);
     rondo_weights_unload(&context->weights);
 
-    if ((status = rondo_weights_load(&context->weights, context->model, context->device, error)) ||
+    if ((status = rondo_weights_load(&context->weights, context->model, context->device, &progress,
+                                     error)) ||
         (status =
              rondo_plan_build(&context->plan, config, &context->weights, mode, &limits, error)) ||
         (status = rondo_cache_create(&context->cache, config, &sizes, context->device, error)) ||
         (status = context->device->reserve(context->device, &context->plan.limits, error)) ||
         (status = rondo_plan_place(&context->plan, context->device, &context->cache, error)))
         return status;
-    if (create_run(context))
+    bool made = !create_run(context);
+    /* What a device that fails has been given counts for nothing, whatever the calls said. */
+    context->device->synchronize(context->device);
+    if ((status = rondo_device_status(context->device, error)))
+        return status;
+    if (!made)
         return rondo_fail(error, RONDO_FAILED, "no memory for a batch of %d tokens and %d sessions",
                           context->settings.max_batch_tokens, context->settings.max_sessions);
     return RONDO_OK;
@@ -259,6 +252,7 @@ void rondo_context_destroy(struct rondo_context *context)
         return;
     for (int32_t i = 0; context->sessions && i < context->settings.max_sessions; i++)
         rondo_session_destroy(context->sessions[i]);
+    rondo_run_release(context);
     if (context->batch_memory)
         context->device->release(context->device, context->batch_memory);
     free(context->sessions);
@@ -269,7 +263,10 @@ void rondo_context_destroy(struct rondo_context *context)
     free(context->run.logit_row);
     free(context->run.logit_out);
     free(context->run.sequences);
-    free(context->run.page_table);
+    free(context->run.page_rows);
+    free(context->run.n_pages);
+    free(context->run.packed);
+    free(context->checks.values);
     rondo_plan_destroy(&context->plan);
     if (context->cache.device)
         rondo_cache_destroy(&context->cache);
@@ -285,133 +282,6 @@ const struct rondo_model *rondo_context_model(const struct rondo_context *contex
 const struct rondo_context_options *rondo_context_settings(const struct rondo_context *context)
 {
     return &context->settings;
-}
-
-/* ---- one run ---------------------------------------------------------------------------------- */
-
-void rondo_run_begin(struct rondo_context *context)
-{
-    context->run.n_tokens = context->run.n_sequences = context->run.n_logits = 0;
-}
-
-void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
-                   const int32_t *tokens, const int32_t *parents, int32_t n, int32_t n_logits)
-{
-    int32_t first = context->run.n_tokens, sequence = context->run.n_sequences++;
-    context->run.sequences[sequence] = (struct rondo_batch_sequence){.first_token = first,
-                                                                     .n_tokens = n,
-                                                                     .start = session->length,
-                                                                     .slot = session->slot,
-                                                                     .is_draft = parents != NULL};
-    for (int32_t i = 0; i < n; i++) {
-        int32_t position = session->length + i;
-        if (parents)
-            position =
-                parents[i] < 0 ? session->length : context->run.position[first + parents[i]] + 1;
-        context->run.token[first + i] = tokens[i];
-        context->run.position[first + i] = position;
-        context->run.sequence_of[first + i] = sequence;
-        context->run.parent[first + i] = parents ? parents[i] : -1;
-    }
-    for (int32_t i = n - n_logits; i < n; i++)
-        context->run.logit_row[context->run.n_logits++] = first + i;
-    context->run.n_tokens += n;
-    memcpy(context->run.page_table + (size_t)sequence * (size_t)context->page_stride,
-           session->page_table, (size_t)session->n_pages * sizeof(int32_t));
-}
-
-static void upload(struct rondo_context *context, const void *device_array, const void *host,
-                   size_t size)
-{
-    context->device->write(context->device, (void *)device_array, host, size);
-}
-
-/* What the arrays of the batch hold at most. */
-static void set_bounds(struct rondo_context *context)
-{
-    struct rondo_batch *batch = &context->plan.batch;
-    batch->max_sequence_tokens = batch->max_length = batch->n_drafts = 0;
-    for (int32_t s = 0; s < context->run.n_sequences; s++) {
-        const struct rondo_batch_sequence *sequence = &context->run.sequences[s];
-        int32_t n = sequence->n_tokens, length = sequence->start + n;
-        if (n > batch->max_sequence_tokens)
-            batch->max_sequence_tokens = n;
-        if (length > batch->max_length)
-            batch->max_length = length;
-        batch->n_drafts += sequence->is_draft;
-    }
-}
-
-void rondo_run_upload(struct rondo_context *context)
-{
-    struct rondo_plan *plan = &context->plan;
-    struct rondo_batch *batch = &plan->batch;
-    size_t T = (size_t)context->run.n_tokens, B = (size_t)context->run.n_sequences;
-    batch->n_tokens = context->run.n_tokens;
-    batch->n_sequences = context->run.n_sequences;
-    set_bounds(context);
-    upload(context, batch->token, context->run.token, T * sizeof(int32_t));
-    upload(context, batch->position, context->run.position, T * sizeof(int32_t));
-    upload(context, batch->sequence_of, context->run.sequence_of, T * sizeof(int32_t));
-    upload(context, batch->parent, context->run.parent, T * sizeof(int32_t));
-    upload(context, batch->sequences, context->run.sequences, B * sizeof *context->run.sequences);
-    for (size_t s = 0; s < B; s++) {
-        const struct rondo_batch_sequence *sequence = &context->run.sequences[s];
-        int32_t end = sequence->start + sequence->n_tokens;
-        int32_t pages = (end + RONDO_CHUNK - 1) / RONDO_CHUNK;
-        pages = pages < context->page_stride ? pages : context->page_stride;
-        size_t row = s * (size_t)context->page_stride;
-        upload(context, batch->page_table + row, context->run.page_table + row,
-               (size_t)pages * sizeof(int32_t));
-    }
-    int32_t positions = batch->max_length;
-    rondo_plan_extend_rope(plan,
-                           positions < plan->limits.context ? positions : plan->limits.context);
-    rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers],
-                        context->run.n_tokens, 0);
-}
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end)
-{
-    for (int32_t i = first; i < end; i++) {
-        const struct rondo_step *step = &context->plan.steps[i];
-        if (!context->timing) {
-            rondo_step_run(step, context->device);
-            continue;
-        }
-        double start = now();
-        rondo_step_run(step, context->device);
-        context->device->synchronize(context->device);
-        context->times[step->label_index].seconds += now() - start;
-        context->times[step->label_index].calls++;
-    }
-}
-
-void rondo_run_logits(struct rondo_context *context, float *const *out)
-{
-    struct rondo_plan *plan = &context->plan;
-    int32_t first = plan->layer_first[plan->config->num_hidden_layers];
-    size_t row_size = (size_t)plan->config->vocab_size * sizeof(float);
-    for (int32_t done = 0; done < context->run.n_logits;) {
-        int32_t rows = context->run.n_logits - done;
-        rows = rows < plan->logit_rows ? rows : plan->logit_rows;
-        upload(context, plan->logit_row, context->run.logit_row + done,
-               (size_t)rows * sizeof(int32_t));
-        rondo_plan_set_rows(plan, first, plan->n_steps, context->run.n_tokens, rows);
-        rondo_run_steps(context, first, plan->n_steps);
-        const char *logits = plan->values[plan->logits].data;
-        for (int32_t i = 0; i < rows; i++)
-            context->device->read(context->device, out[done + i], logits + (size_t)i * row_size,
-                                  row_size);
-        done += rows;
-    }
 }
 
 /* ---- batches of sessions ---------------------------------------------------------------------- */
@@ -534,6 +404,15 @@ static void fill_run(struct rondo_context *context, struct cursor *at)
     }
 }
 
+/* Sessions of a run that failed: their caches are worth nothing. */
+static void empty_run(const struct cursor *start, const struct cursor *end)
+{
+    for (size_t i = start->item; i < start->n_items && i <= end->item; i++) {
+        start->items[i].session->length = 0;
+        rondo_session_trim(start->items[i].session);
+    }
+}
+
 static void append_run(const struct cursor *start, const struct cursor *end)
 {
     for (struct cursor at = *start; at.item < at.n_items && at.item <= end->item;
@@ -557,10 +436,12 @@ int rondo_context_run(struct rondo_context *context, const struct rondo_run_item
         if (!context->run.n_tokens)
             continue;
         rondo_run_upload(context);
-        rondo_run_steps(context, 0,
-                        context->plan.layer_first[context->plan.config->num_hidden_layers]);
-        rondo_run_logits(context, context->run.logit_out);
-        context->device->synchronize(context->device);
+        rondo_run_layers(context);
+        rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_out);
+        if ((status = rondo_run_end(context, error))) {
+            empty_run(&start, &cursor);
+            return status;
+        }
         append_run(&start, &cursor);
     }
     return RONDO_OK;

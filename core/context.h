@@ -24,6 +24,15 @@ struct rondo_session {
     int32_t *draft_tokens, *draft_parents; /* [max_draft] */
 };
 
+/* Decoding runs of `rows` sequences, none longer than max_length, and their layers as recorded. */
+struct rondo_decode_class {
+    int32_t rows, max_length;
+    bool was_run;
+    struct rondo_recording *recording; /* NULL: not yet */
+};
+
+#define RONDO_DECODE_CLASSES 64
+
 struct rondo_context {
     struct rondo_model *model;
     struct rondo_device *device;
@@ -38,13 +47,27 @@ struct rondo_context {
     struct {
         int32_t *token, *position, *sequence_of, *parent; /* [max_batch_tokens] */
         struct rondo_batch_sequence *sequences;           /* [max_sessions] */
-        int32_t *page_table;                              /* [max_sessions, page_stride] */
+        const int32_t **page_rows;                        /* [max_sessions] sessions' page tables */
+        int32_t *n_pages;                                 /* [max_sessions] of them */
         int32_t *logit_row;                               /* [max_batch_tokens] */
         float **logit_out; /* [max_batch_tokens] where each row goes */
+        char *packed;      /* [rondo_run_bytes] all arrays as they go to the device */
         int32_t n_tokens, n_sequences, n_logits;
+        int32_t rows;        /* tokens of the batch: n_tokens and padding */
+        int32_t first_logit; /* of the slice of logits that runs */
+        bool recordable;     /* a decoding run in the shape of its class */
     } run;
-    void *batch_memory;   /* device: all arrays of plan.batch */
-    int32_t *accept_path; /* [max_draft] device, in batch_memory */
+    void *batch_memory; /* device, [rondo_run_bytes]: all arrays of plan.batch */
+
+    struct rondo_decode_class classes[RONDO_DECODE_CLASSES];
+    int32_t n_classes, next_class;
+    bool no_recordings; /* the device could not make one */
+
+    struct {
+        bool on;
+        void *values;             /* [largest value] */
+        struct rondo_error found; /* status RONDO_OK: nothing yet */
+    } checks;
 
     bool timing;
     struct rondo_step_time times[32]; /* by label_index of the plan */
@@ -55,6 +78,8 @@ int32_t rondo_snapshots_per_session(const struct rondo_context_options *settings
 
 /* ---- one run, in pieces ------------------------------------------------------------------------- */
 
+/* Bytes of the largest batch. */
+size_t rondo_run_bytes(const struct rondo_context_options *settings);
 void rondo_run_begin(struct rondo_context *context);
 /* Adds `n` tokens of a session; with parents they are draft nodes. Logits of the last `n_logits` of them will
  * be made. The caller has seen to room in the batch and to pages (rondo_session_make_room). */
@@ -64,8 +89,17 @@ void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
 void rondo_run_upload(struct rondo_context *context);
 /* Runs steps [first, end) of the plan. */
 void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end);
-/* Makes all rows of logits, in slices; row i goes to out[i]. */
-void rondo_run_logits(struct rondo_context *context, float *const *out);
+/* Runs all steps before the logits'. */
+void rondo_run_layers(struct rondo_context *context);
+/* Makes `n` rows of logits from row `first` of those asked for, in slices; row first + i goes to out[i]. */
+void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n, float *const *out);
+/* Waits for the device. Fails when the device has failed or when a check of steps has found something: what
+ * the run wrote, caches included, is worth nothing then. */
+int rondo_run_end(struct rondo_context *context, struct rondo_error *error);
+/* Releases the recordings. */
+void rondo_run_release(struct rondo_context *context);
+/* Looks at the results of a step that has just run; true when the run need not go on. */
+bool rondo_run_check_step(struct rondo_context *context, int32_t step);
 
 /* ---- sessions ----------------------------------------------------------------------------------- */
 

@@ -15,16 +15,42 @@ size_t rondo_device_list(struct rondo_device_info *devices, size_t capacity)
     return count;
 }
 
+size_t rondo_backend_list(struct rondo_backend_info *backends, size_t capacity)
+{
+    size_t count = 0;
+    for (; rondo_backends[count]; count++) {
+        if (count >= capacity)
+            continue;
+        const struct rondo_backend *backend = rondo_backends[count];
+        struct rondo_backend_info *info = &backends[count];
+        *info = (struct rondo_backend_info){.n_devices = backend->list(NULL, 0)};
+        snprintf(info->name, sizeof info->name, "%s", backend->name);
+        if (backend->explain)
+            backend->explain(info->reason, sizeof info->reason);
+    }
+    return count;
+}
+
+/* Appends to a list of names, as far as it has room. */
+static void add_name(char *names, size_t size, const char *name)
+{
+    size_t length = strlen(names);
+    snprintf(names + length, size - length, "%s%.31s", length ? ", " : "", name);
+}
+
 static void fail_unknown(const char *name, struct rondo_error *error)
 {
     struct rondo_device_info devices[32];
-    char names[512] = "";
-    size_t count = rondo_device_list(devices, 32), length = 0;
-    for (size_t i = 0; i < count && i < 32 && length < sizeof names; i++)
-        length += (size_t)snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "",
-                                   devices[i].name);
+    char names[512] = "", backends[128] = "";
+    size_t count = rondo_device_list(devices, 32);
+    for (size_t i = 0; i < count && i < 32; i++)
+        add_name(names, sizeof names, devices[i].name);
+    for (size_t i = 0; rondo_backends[i]; i++)
+        add_name(backends, sizeof backends, rondo_backends[i]->name);
     rondo_fail(error, RONDO_NO_DEVICE,
-               "device: this machine does not have it (got \"%s\", want one of %s)", name, names);
+               "device: this machine does not have it (got \"%s\", want one of %s); this build has "
+               "the backends %s",
+               name, names, backends);
 }
 
 struct rondo_device *rondo_device_open(const char *name, const struct rondo_device_options *options,
@@ -50,4 +76,17 @@ void rondo_device_close(struct rondo_device *device)
 const char *rondo_device_description(const struct rondo_device *device)
 {
     return device->description;
+}
+
+int rondo_device_status(struct rondo_device *device, struct rondo_error *error)
+{
+    return device->status ? device->status(device, error) : RONDO_OK;
+}
+
+bool rondo_device_count(const struct rondo_device *device, struct rondo_device_counts *counts)
+{
+    *counts = (struct rondo_device_counts){0};
+    if (device->counts)
+        device->counts((struct rondo_device *)device, counts);
+    return device->counts;
 }

@@ -47,9 +47,12 @@ int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,
     for (size_t i = 0; logits && i < n; i++)
         context->run.logit_out[i] = logits + i * V;
     rondo_run_upload(context);
-    rondo_run_steps(context, 0, context->plan.layer_first[context->plan.config->num_hidden_layers]);
-    rondo_run_logits(context, context->run.logit_out);
-    context->device->synchronize(context->device);
+    rondo_run_layers(context);
+    rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_out);
+    if ((status = rondo_run_end(context, error))) {
+        session->n_drafts = 0;
+        return status;
+    }
     memcpy(session->draft_tokens, tokens, n * sizeof *tokens);
     memcpy(session->draft_parents, parents, n * sizeof *parents);
     session->n_drafts = (int32_t)n;
@@ -81,14 +84,37 @@ static int check_path(const struct rondo_session *session, const int32_t *nodes,
     return RONDO_OK;
 }
 
+/* Where the arrays of an acceptance stand in the memory of batches. */
+struct accept_arrays {
+    const int32_t *path, *page_table;
+};
+
+/* One copy: the path, then the page table. */
+static struct accept_arrays upload_path(struct rondo_context *context,
+                                        const struct rondo_session *session, const int32_t *nodes,
+                                        size_t n)
+{
+    size_t first_page = (n + 3) / 4 * 4, n_pages = (size_t)session->n_pages;
+    int32_t *packed = (int32_t *)(void *)context->run.packed; /* not in use between runs */
+    memcpy(packed, nodes, n * sizeof *nodes);
+    memset(packed + n, 0, (first_page - n) * sizeof *nodes);
+    if (n_pages)
+        memcpy(packed + first_page, session->page_table, n_pages * sizeof *session->page_table);
+    context->device->write(context->device, context->batch_memory, packed,
+                           (first_page + n_pages) * sizeof *packed);
+    const int32_t *memory = context->batch_memory;
+    return (struct accept_arrays){.path = memory, .page_table = memory + first_page};
+}
+
 static void accept_layer(struct rondo_context *context, const struct rondo_session *session,
-                         int32_t layer, int32_t n, const float *decay_power)
+                         int32_t layer, int32_t n, const struct accept_arrays *arrays,
+                         const float *decay_power)
 {
     struct rondo_op_accept op = {.slot = session->slot,
                                  .start = session->length,
                                  .n = n,
-                                 .path = context->accept_path,
-                                 .page_table = context->plan.batch.page_table,
+                                 .path = arrays->path,
+                                 .page_table = arrays->page_table,
                                  .linear = context->cache.linear[layer],
                                  .kv = context->cache.kv[layer],
                                  .decay_power = decay_power,
@@ -102,7 +128,6 @@ int rondo_session_accept(struct rondo_session *session, const int32_t *nodes, si
                          struct rondo_error *error)
 {
     struct rondo_context *context = session->context;
-    struct rondo_device *device = context->device;
     int status = check_path(session, nodes, n, error);
     if (status)
         return status;
@@ -111,17 +136,19 @@ int rondo_session_accept(struct rondo_session *session, const int32_t *nodes, si
         return RONDO_OK;
     }
     rondo_session_make_room(session, (int32_t)n);
-    device->write(device, context->accept_path, nodes, n * sizeof *nodes);
-    device->write(device, (void *)context->plan.batch.page_table, session->page_table,
-                  (size_t)session->n_pages * sizeof *session->page_table);
+    struct accept_arrays arrays = upload_path(context, session, nodes, n);
     const float *decay_power = context->plan.decay_power;
     for (int32_t l = 0; l < context->cache.n_layers; l++) {
         bool linear = context->cache.linear[l].state != NULL;
-        accept_layer(context, session, l, (int32_t)n, linear ? decay_power : NULL);
+        accept_layer(context, session, l, (int32_t)n, &arrays, linear ? decay_power : NULL);
         if (linear)
             decay_power += (size_t)context->cache.heads * (RONDO_CHUNK + 1);
     }
-    device->synchronize(device);
+    if ((status = rondo_run_end(context, error))) {
+        session->length = 0;
+        rondo_session_trim(session);
+        return status;
+    }
     int32_t *tokens = context->run.token; /* not in use between runs */
     for (size_t i = 0; i < n; i++)
         tokens[i] = session->draft_tokens[nodes[i]];

@@ -97,7 +97,7 @@ struct rondo_plan {
     int32_t rope_filled;        /* rows that are there */
     double *rope_frequency;     /* [rotary_dim / 2] host */
     float *rope_staging;        /* host, one block of rows */
-    int32_t *logit_row; /* [logit_rows] device: batch rows whose logits the last steps make */
+    const int32_t *logit_row;   /* device: batch rows whose logits are asked for; set for a run */
 
     struct rondo_batch batch; /* what the steps read; filled by the context before a run */
 };

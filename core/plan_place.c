@@ -102,8 +102,7 @@ uint64_t rondo_plan_bytes(const struct rondo_plan *plan)
         *plan; /* layout writes the values, which any later layout overwrites alike */
     layout(&copy);
     return copy.arena_size + 2 * round_up(rope_size(plan)) +
-           round_up(decay_size(plan) * (size_t)linear_layers(plan)) +
-           round_up((size_t)plan->logit_rows * sizeof(int32_t));
+           round_up(decay_size(plan) * (size_t)linear_layers(plan));
 }
 
 /* ---- bindings --------------------------------------------------------------------------------- */
@@ -146,9 +145,6 @@ static void bind_caches(struct rondo_plan *plan, const struct rondo_cache *cache
         } else if (step->op == RONDO_OP_QKV) {
             step->args.qkv.rope_cos = plan->rope_cos;
             step->args.qkv.rope_sin = plan->rope_sin;
-        } else if (step->op == RONDO_OP_RMSNORM &&
-                   i >= plan->layer_first[plan->config->num_hidden_layers]) {
-            step->args.rmsnorm.rows = plan->logit_row;
         }
     }
 }
@@ -285,8 +281,7 @@ int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
     plan->device = device;
     layout(plan);
     plan->arena = device->allocate(device, plan->arena_size);
-    plan->logit_row = device->allocate(device, (size_t)plan->logit_rows * sizeof(int32_t));
-    if (!plan->arena || !plan->logit_row || make_decays(plan) || make_rope(plan))
+    if (!plan->arena || make_decays(plan) || make_rope(plan))
         return rondo_fail(error, RONDO_FAILED,
                           "no device memory left for activations (want %.1f MB)",
                           (double)rondo_plan_bytes(plan) / 1e6);
@@ -305,8 +300,7 @@ int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
 
 void rondo_plan_destroy(struct rondo_plan *plan)
 {
-    void *device_memory[] = {plan->arena, plan->logit_row, plan->decay_power, plan->rope_cos,
-                             plan->rope_sin};
+    void *device_memory[] = {plan->arena, plan->decay_power, plan->rope_cos, plan->rope_sin};
     for (size_t i = 0; i < sizeof device_memory / sizeof *device_memory; i++) {
         if (device_memory[i])
             plan->device->release(plan->device, device_memory[i]);

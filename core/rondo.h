@@ -103,6 +103,15 @@ struct rondo_device_info {
 /* Fills up to `capacity` entries and returns how many devices there are. */
 RONDO_API size_t rondo_device_list(struct rondo_device_info *devices, size_t capacity);
 
+struct rondo_backend_info {
+    char name[16];    /* the part of its devices' names before ':' */
+    size_t n_devices; /* of rondo_device_list */
+    char reason[200]; /* why there is none, or not every one; "" */
+};
+
+/* Fills up to `capacity` entries and returns how many backends this library was built with. */
+RONDO_API size_t rondo_backend_list(struct rondo_backend_info *backends, size_t capacity);
+
 struct rondo_device_options {
     int threads; /* 0: one per available core */
     const char
@@ -112,7 +121,8 @@ struct rondo_device_options {
 
 struct rondo_device;
 
-/* `name`: "cpu", or "cpu:LEVEL" which is "cpu" with cpu_mask = LEVEL. `options` may be NULL. */
+/* `name`: "cpu", or "cpu:LEVEL" which is "cpu" with cpu_mask = LEVEL; "cuda" for the first GPU, "cuda:N".
+ * `options` may be NULL. */
 RONDO_API struct rondo_device *rondo_device_open(const char *name,
                                                  const struct rondo_device_options *options,
                                                  struct rondo_error *error);
@@ -120,6 +130,15 @@ RONDO_API void rondo_device_close(struct rondo_device *device);
 
 /* "cpu (avx2, 2 threads)" */
 RONDO_API const char *rondo_device_description(const struct rondo_device *device);
+
+struct rondo_device_counts {
+    uint64_t kernels;     /* run, those of recordings included */
+    uint64_t submissions; /* calls to the driver that started work: kernels, recordings, copies */
+};
+
+/* What the device has done since it was opened; false where it does not count. */
+RONDO_API bool rondo_device_count(const struct rondo_device *device,
+                                  struct rondo_device_counts *counts);
 
 /* ---- model ---------------------------------------------------------------------------------- */
 
@@ -225,6 +244,8 @@ struct rondo_context_options {
     int32_t max_draft;        /* nodes of a draft tree; 0: 64 */
     int32_t snapshots; /* state snapshots for prefix reuse kept per session; -1: none; 0: 2 */
     int64_t kv_tokens; /* capacity of the KV pool in tokens; 0: max_context * max_sessions */
+    rondo_progress_function *progress; /* of weights that are copied to the device; may be NULL */
+    void *progress_user;
 };
 
 /* Bytes, as rondo_context_create will allocate them. */
@@ -266,6 +287,11 @@ RONDO_API void rondo_context_timing(struct rondo_context *context, bool enable);
 RONDO_API size_t rondo_context_times(const struct rondo_context *context,
                                      struct rondo_step_time *times, size_t capacity);
 
+/* Looks for the first NaN or infinity: from now on a run reads the results of every step, and fails with the
+ * step, layer, row and column where one is met. Slow. */
+RONDO_API int rondo_context_check_steps(struct rondo_context *context, bool enable,
+                                        struct rondo_error *error);
+
 /* Bytes of weights and caches that decoding one token at `position` reads and writes, by the plan:
  * each weight once (K routed experts), the linear state and tail, the KV pages up to `position`. */
 RONDO_API uint64_t rondo_context_decode_bytes(const struct rondo_context *context,
@@ -298,7 +324,9 @@ struct rondo_run_item {
 
 /* Appends tokens to several sessions at once, each session at most once. Any mix of prompts, pieces of
  * prompts and single tokens is the same call. The numbers of a session do not depend on the other
- * items, on their order, or on how a prompt is cut. Cuts runs longer than max_batch_tokens itself. */
+ * items, on their order, or on how a prompt is cut. Cuts runs longer than max_batch_tokens itself.
+ * When the device fails, or a check of steps finds something, the sessions it was working on are empty
+ * afterwards. */
 RONDO_API int rondo_context_run(struct rondo_context *context, const struct rondo_run_item *items,
                                 size_t n_items, struct rondo_error *error);
 

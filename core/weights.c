@@ -269,7 +269,8 @@ struct load {
     const struct rondo_model *model;
     struct rondo_weights *weights; /* NULL: only add up */
     bool in_place;
-    uint64_t device_bytes;
+    uint64_t device_bytes, total_bytes; /* so far; of all */
+    const struct rondo_load_progress *progress;
     struct rondo_error *error;
 };
 
@@ -287,8 +288,12 @@ static void *take(struct load *load, size_t size, const char *name)
         weights->buffers = buffers;
     void *memory = buffers ? weights->device->allocate(weights->device, size) : NULL;
     if (!memory) {
-        rondo_fail(load->error, RONDO_FAILED, "%s: no device memory left for %s (%zu bytes)",
-                   load->model->directory, name, size);
+        struct rondo_device *device = weights->device;
+        if (!rondo_device_status(device, load->error))
+            rondo_fail(load->error, RONDO_FAILED,
+                       "%s: no memory left for %s on %s (want %zu bytes, got %llu)",
+                       load->model->directory, name, device->description, size,
+                       (unsigned long long)device->memory_available(device));
         return NULL;
     }
     weights->buffers[weights->n_buffers++] = memory;
@@ -390,6 +395,10 @@ static int load_one(void *user, const struct rondo_weight_entry *entry, void *ta
     if (!source.data)
         return rondo_fail(load->error, RONDO_FAILED, "%s: tensor %s is missing",
                           load->model->directory, entry->name);
+    if (load->progress && load->progress->function &&
+        load->progress->function(load->progress->user, "loading weights", load->device_bytes,
+                                 load->total_bytes))
+        return rondo_fail(load->error, RONDO_FAILED, "%s: interrupted", load->model->directory);
     if (!rondo_weight_is_vector(entry->kind))
         return load_matrix(load, entry, &source, target);
     const float *values = load_f32(load, entry, source.data, entry->columns, NULL);
@@ -408,7 +417,8 @@ uint64_t rondo_weights_device_bytes(const struct rondo_model *model, bool in_pla
 }
 
 int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model,
-                       struct rondo_device *device, struct rondo_error *error)
+                       struct rondo_device *device, const struct rondo_load_progress *progress,
+                       struct rondo_error *error)
 {
     const struct rondo_config *config = &model->config;
     size_t L = (size_t)config->num_hidden_layers, E = (size_t)config->num_experts;
@@ -427,6 +437,10 @@ int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *
     }
     struct load load = {.model = model, .weights = weights, .error = error};
     load.in_place = !device || (device->uses_host_memory && device->uses_host_memory(device));
+    if (!load.in_place) {
+        load.progress = progress;
+        load.total_bytes = rondo_weights_device_bytes(model, false);
+    }
     int status = rondo_weight_walk(config, weights, load_one, &load);
     if (status) {
         rondo_weights_unload(weights);

@@ -76,10 +76,18 @@ struct rondo_weights {
  * memory, the vectors and converted scales only. */
 uint64_t rondo_weights_device_bytes(const struct rondo_model *model, bool in_place);
 
-/* Uses a checked model's tensors in place where the device can, else copies them. With device NULL the result
- * is a view for sizes and dtypes only: its vectors and scales stand as the files have them. */
+/* Whom to tell how far a load has come; `function` may be NULL. */
+struct rondo_load_progress {
+    rondo_progress_function *function;
+    void *user;
+};
+
+/* Uses a checked model's tensors in place where the device can, else copies them and tells `progress` (may be
+ * NULL) of each. With device NULL the result is a view for sizes and dtypes only: its vectors and scales stand
+ * as the files have them. */
 int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *model,
-                       struct rondo_device *device, struct rondo_error *error);
+                       struct rondo_device *device, const struct rondo_load_progress *progress,
+                       struct rondo_error *error);
 void rondo_weights_unload(struct rondo_weights *weights);
 
 #endif

@@ -262,7 +262,8 @@ static int write_session(struct stream *stream, struct rondo_session *session)
         !(status = put(stream, session->tokens, (size_t)session->length * sizeof(int32_t))) &&
         !(status = put(stream, positions, (size_t)n * sizeof(int32_t))) &&
         !(status = walk_caches(&(struct walk){session->context, session, slots, n, session->n_pages,
-                                              session->length, stream, write_piece}))) {
+                                              session->length, stream, write_piece})) &&
+        !(status = rondo_device_status(session->context->device, stream->error))) {
         uint64_t checksum = stream->checksum;
         status = put(stream, &checksum, sizeof checksum);
     }
@@ -435,6 +436,9 @@ static int apply(struct stream *stream, struct front *front, struct rondo_sessio
     }
     int status = walk_caches(
         &(struct walk){context, session, front->slots, n, pages, length, stream, read_piece});
+    context->device->synchronize(context->device);
+    if (!status)
+        status = rondo_device_status(context->device, stream->error);
     if (status)
         rondo_session_trim(session); /* length is 0: nothing half loaded stays */
     else

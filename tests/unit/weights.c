@@ -50,9 +50,9 @@ static void check_model(const char *root, const char *name)
     if (!model)
         return;
     bool (*in_place)(struct rondo_device *) = device->uses_host_memory;
-    EXPECT(!rondo_weights_load(&originals, model, device, &error), "%s", error.message);
+    EXPECT(!rondo_weights_load(&originals, model, device, NULL, &error), "%s", error.message);
     device->uses_host_memory = NULL;
-    EXPECT(!rondo_weights_load(&copies, model, device, &error), "%s", error.message);
+    EXPECT(!rondo_weights_load(&copies, model, device, NULL, &error), "%s", error.message);
     EXPECT(copies.owned_bytes == rondo_weights_device_bytes(model, false),
            "%s: took %llu bytes, announced %llu", name, (unsigned long long)copies.owned_bytes,
            (unsigned long long)rondo_weights_device_bytes(model, false));

@@ -1,0 +1,325 @@
+/* One run of a context: the batch is filled on the host, goes to the device in one copy, and the steps of the
+ * plan run over it. Decoding, where every sequence has one token, is recorded where the device can, and
+ * replayed. */
+#include "core/context.h"
+#include "core/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- layout of the batch ------------------------------------------------------------------------- */
+
+/* Byte offsets of the batch's arrays, for T tokens, B sequences, `stride` pages each and N rows of logits. */
+struct layout {
+    size_t sequences, page_table, token, position, sequence_of, parent, logit_row, size;
+};
+
+static size_t round_up(size_t size)
+{
+    return (size + 15) & ~(size_t)15;
+}
+
+static struct layout lay_out(size_t T, size_t B, size_t stride, size_t N)
+{
+    struct layout layout;
+    layout.sequences = 0;
+    layout.page_table = round_up(B * sizeof(struct rondo_batch_sequence));
+    layout.token = layout.page_table + round_up(B * stride * sizeof(int32_t));
+    layout.position = layout.token + round_up(T * sizeof(int32_t));
+    layout.sequence_of = layout.position + round_up(T * sizeof(int32_t));
+    layout.parent = layout.sequence_of + round_up(T * sizeof(int32_t));
+    layout.logit_row = layout.parent + round_up(T * sizeof(int32_t));
+    layout.size = layout.logit_row + round_up(N * sizeof(int32_t));
+    return layout;
+}
+
+size_t rondo_run_bytes(const struct rondo_context_options *settings)
+{
+    size_t pages = ((size_t)settings->max_context + RONDO_CHUNK - 1) / RONDO_CHUNK;
+    size_t T = (size_t)settings->max_batch_tokens;
+    return lay_out(T, (size_t)settings->max_sessions, pages, T).size;
+}
+
+/* ---- filling ------------------------------------------------------------------------------------- */
+
+void rondo_run_begin(struct rondo_context *context)
+{
+    context->run.n_tokens = context->run.n_sequences = context->run.n_logits = 0;
+}
+
+void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
+                   const int32_t *tokens, const int32_t *parents, int32_t n, int32_t n_logits)
+{
+    int32_t first = context->run.n_tokens, sequence = context->run.n_sequences++;
+    context->run.sequences[sequence] = (struct rondo_batch_sequence){.first_token = first,
+                                                                     .n_tokens = n,
+                                                                     .start = session->length,
+                                                                     .slot = session->slot,
+                                                                     .is_draft = parents != NULL};
+    for (int32_t i = 0; i < n; i++) {
+        int32_t position = session->length + i;
+        if (parents)
+            position =
+                parents[i] < 0 ? session->length : context->run.position[first + parents[i]] + 1;
+        context->run.token[first + i] = tokens[i];
+        context->run.position[first + i] = position;
+        context->run.sequence_of[first + i] = sequence;
+        context->run.parent[first + i] = parents ? parents[i] : -1;
+    }
+    for (int32_t i = n - n_logits; i < n; i++)
+        context->run.logit_row[context->run.n_logits++] = first + i;
+    context->run.n_tokens += n;
+    context->run.page_rows[sequence] = session->page_table;
+    context->run.n_pages[sequence] = session->n_pages;
+}
+
+/* What the arrays of the batch hold at most. */
+static void set_bounds(struct rondo_context *context)
+{
+    struct rondo_batch *batch = &context->plan.batch;
+    batch->max_sequence_tokens = batch->max_length = batch->n_drafts = 0;
+    for (int32_t s = 0; s < context->run.n_sequences; s++) {
+        const struct rondo_batch_sequence *sequence = &context->run.sequences[s];
+        int32_t n = sequence->n_tokens, length = sequence->start + n;
+        if (n > batch->max_sequence_tokens)
+            batch->max_sequence_tokens = n;
+        if (length > batch->max_length)
+            batch->max_length = length;
+        batch->n_drafts += sequence->is_draft;
+    }
+    if (batch->max_length > context->plan.limits.context)
+        batch->max_length =
+            context->plan.limits.context; /* nodes of a tree that are side by side */
+}
+
+/* ---- classes of decoding runs -------------------------------------------------------------------- */
+
+/* Sizes that share a recording: the padding that brings a run to its class is at most a quarter of it. */
+static int32_t class_of_rows(int32_t n)
+{
+    int32_t unit = n <= 16 ? 1 : n <= 64 ? 4 : n <= 256 ? 16 : 64;
+    return (n + unit - 1) / unit * unit;
+}
+
+static int32_t class_of_length(int32_t length)
+{
+    int32_t class = RONDO_SEGMENT;
+    while (class < length && class <= INT32_MAX / 2)
+        class *= 2;
+    return class;
+}
+
+static bool is_decode(const struct rondo_context *context)
+{
+    return context->plan.batch.max_sequence_tokens == 1 && !context->plan.batch.n_drafts &&
+           context->run.n_tokens == context->run.n_sequences;
+}
+
+/* Fills the run up to its class with sequences that are padding, and loosens its bounds. */
+static void pad(struct rondo_context *context)
+{
+    const struct rondo_context_options *settings = &context->settings;
+    struct rondo_batch *batch = &context->plan.batch;
+    int32_t most = settings->max_sessions < settings->max_batch_tokens ? settings->max_sessions
+                                                                       : settings->max_batch_tokens;
+    int32_t rows = class_of_rows(context->run.n_tokens);
+    rows = rows < most ? rows : most;
+    for (int32_t i = context->run.n_tokens; i < rows; i++) {
+        context->run.sequences[i] =
+            (struct rondo_batch_sequence){.first_token = i, .n_tokens = 1, .slot = -1};
+        context->run.token[i] = context->run.position[i] = 0;
+        context->run.sequence_of[i] = i;
+        context->run.parent[i] = -1;
+        context->run.n_pages[i] = 0;
+    }
+    context->run.rows = rows;
+    batch->max_length = class_of_length(batch->max_length);
+    if (batch->max_length > context->plan.limits.context)
+        batch->max_length = context->plan.limits.context;
+}
+
+/* ---- to the device ------------------------------------------------------------------------------- */
+
+static void pack(struct rondo_context *context, const struct layout *layout, size_t T, size_t B)
+{
+    char *packed = context->run.packed;
+    size_t stride = (size_t)context->plan.batch.page_stride;
+    const struct {
+        size_t at;
+        const int32_t *from;
+    } arrays[] = {
+        {layout->token, context->run.token},
+        {layout->position, context->run.position},
+        {layout->sequence_of, context->run.sequence_of},
+        {layout->parent, context->run.parent},
+    };
+    memcpy(packed + layout->sequences, context->run.sequences, B * sizeof *context->run.sequences);
+    for (size_t s = 0; s < B; s++) {
+        size_t n = (size_t)context->run.n_pages[s];
+        int32_t *row = (int32_t *)(packed + layout->page_table) + s * stride;
+        n = n < stride ? n : stride;
+        if (n)
+            memcpy(row, context->run.page_rows[s], n * sizeof *row);
+        memset(row + n, 0, (stride - n) * sizeof *row);
+    }
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        memcpy(packed + arrays[i].at, arrays[i].from, T * sizeof(int32_t));
+    memcpy(packed + layout->logit_row, context->run.logit_row,
+           (size_t)context->run.n_logits * sizeof(int32_t));
+}
+
+void rondo_run_upload(struct rondo_context *context)
+{
+    struct rondo_plan *plan = &context->plan;
+    struct rondo_batch *batch = &plan->batch;
+    set_bounds(context);
+    rondo_plan_extend_rope(plan, batch->max_length);
+    context->run.rows = context->run.n_tokens;
+    context->run.recordable = context->device->record_begin && !context->no_recordings &&
+                              !context->timing && !context->checks.on && is_decode(context);
+    if (context->run.recordable)
+        pad(context);
+    size_t T = (size_t)context->run.rows;
+    size_t B = (size_t)(context->run.recordable ? context->run.rows : context->run.n_sequences);
+    batch->n_tokens = (int32_t)T;
+    batch->n_sequences = (int32_t)B;
+    batch->page_stride = (batch->max_length + RONDO_CHUNK - 1) / RONDO_CHUNK;
+    struct layout layout = lay_out(T, B, (size_t)batch->page_stride, (size_t)context->run.n_logits);
+    pack(context, &layout, T, B);
+    char *memory = context->batch_memory;
+    batch->sequences = (const struct rondo_batch_sequence *)(memory + layout.sequences);
+    batch->page_table = (const int32_t *)(memory + layout.page_table);
+    batch->token = (const int32_t *)(memory + layout.token);
+    batch->position = (const int32_t *)(memory + layout.position);
+    batch->sequence_of = (const int32_t *)(memory + layout.sequence_of);
+    batch->parent = (const int32_t *)(memory + layout.parent);
+    plan->logit_row = (const int32_t *)(memory + layout.logit_row);
+    context->device->write(context->device, memory, context->run.packed, layout.size);
+    rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers],
+                        context->run.rows, 0);
+}
+
+/* ---- steps --------------------------------------------------------------------------------------- */
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end)
+{
+    for (int32_t i = first; i < end; i++) {
+        const struct rondo_step *step = &context->plan.steps[i];
+        double start = context->timing ? now() : 0;
+        rondo_step_run(step, context->device);
+        if (context->timing) {
+            context->device->synchronize(context->device);
+            context->times[step->label_index].seconds += now() - start;
+            context->times[step->label_index].calls++;
+        }
+        if (context->checks.on && rondo_run_check_step(context, i))
+            return;
+    }
+}
+
+/* The entry of the run's class; when all are taken, one of them makes place. */
+static struct rondo_decode_class *find_class(struct rondo_context *context)
+{
+    const struct rondo_batch *batch = &context->plan.batch;
+    for (int32_t i = 0; i < context->n_classes; i++) {
+        struct rondo_decode_class *class = &context->classes[i];
+        if (class->rows == context->run.rows && class->max_length == batch->max_length)
+            return class;
+    }
+    struct rondo_decode_class *class;
+    if (context->n_classes < RONDO_DECODE_CLASSES) {
+        class = &context->classes[context->n_classes++];
+    } else {
+        class = &context->classes[context->next_class++ % RONDO_DECODE_CLASSES];
+        context->device->record_release(context->device, class->recording);
+    }
+    *class =
+        (struct rondo_decode_class){.rows = context->run.rows, .max_length = batch->max_length};
+    return class;
+}
+
+/* The first run of a class calls the ops, so that whatever they set up once is there when the second records
+ * them. */
+static bool replay_layers(struct rondo_context *context, int32_t end)
+{
+    struct rondo_device *device = context->device;
+    struct rondo_decode_class *class = find_class(context);
+    if (class->recording) {
+        if (device->replay(device, class->recording))
+            return true;
+        device->record_release(device, class->recording);
+        class->recording = NULL;
+        class->was_run = false;
+    }
+    if (!class->was_run) {
+        class->was_run = true;
+        return false;
+    }
+    if (device->record_begin(device)) {
+        rondo_run_steps(context, 0, end);
+        class->recording = device->record_end(device);
+    }
+    if (!class->recording) {
+        context->no_recordings = true; /* from now on runs have the size they have */
+        rondo_log(RONDO_LOG_WARNING,
+                  "decoding can not be recorded on %s: its ops are called one by one",
+                  device->description);
+        return false;
+    }
+    return device->replay(device, class->recording);
+}
+
+void rondo_run_layers(struct rondo_context *context)
+{
+    int32_t end = context->plan.layer_first[context->plan.config->num_hidden_layers];
+    if (!context->run.recordable || !replay_layers(context, end))
+        rondo_run_steps(context, 0, end);
+}
+
+void rondo_run_logits(struct rondo_context *context, int32_t first_row, int32_t n,
+                      float *const *out)
+{
+    struct rondo_plan *plan = &context->plan;
+    int32_t first = plan->layer_first[plan->config->num_hidden_layers];
+    size_t row_size = (size_t)plan->config->vocab_size * sizeof(float);
+    for (int32_t done = 0; done < n;) {
+        int32_t rows = n - done < plan->logit_rows ? n - done : plan->logit_rows;
+        plan->steps[first].args.rmsnorm.rows = plan->logit_row + first_row + done;
+        context->run.first_logit = first_row + done;
+        rondo_plan_set_rows(plan, first, plan->n_steps, context->run.rows, rows);
+        rondo_run_steps(context, first, plan->n_steps);
+        const char *logits = plan->values[plan->logits].data;
+        for (int32_t i = 0; i < rows; i++)
+            context->device->read(context->device, out[done + i], logits + (size_t)i * row_size,
+                                  row_size);
+        done += rows;
+    }
+}
+
+int rondo_run_end(struct rondo_context *context, struct rondo_error *error)
+{
+    context->device->synchronize(context->device);
+    int status = rondo_device_status(context->device, error);
+    if (!status && context->checks.found.status) {
+        status = context->checks.found.status;
+        if (error)
+            *error = context->checks.found;
+        context->checks.found.status = RONDO_OK;
+    }
+    return status;
+}
+
+void rondo_run_release(struct rondo_context *context)
+{
+    for (int32_t i = 0; i < context->n_classes; i++)
+        context->device->record_release(context->device, context->classes[i].recording);
+    context->n_classes = 0;
+}
