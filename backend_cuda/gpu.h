@@ -40,6 +40,8 @@ struct gpu_device {
 
 /* Keeps the first error of a device. Returns nonzero when the device can not be used any more. */
 int GPU(failed)(struct gpu_device *device, cudaError_t error, const char *what);
+/* The same after a launch, which it counts. */
+int GPU(launched)(struct gpu_device *device, cudaError_t error, const char *what);
 
 /* The largest part of the workspace an op of the family needs within `limits`. */
 size_t GPU(gemm_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);

@@ -38,8 +38,8 @@
 #define WARP_SYNC() __syncwarp()
 #endif
 
-// One line after every launch: keeps the first error of the device.
-#define GPU_LAUNCHED(device, what) GPU(failed)((device), cudaGetLastError(), (what))
+// One line after every launch: counts it, and keeps the first error of the device.
+#define GPU_LAUNCHED(device, what) GPU(launched)((device), cudaGetLastError(), (what))
 
 static inline struct gpu_device *gpu_device_of(struct rondo_device *device)
 {

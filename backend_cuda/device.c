@@ -1,0 +1,91 @@
+/* Opening and closing a GPU. */
+#include "backend_cuda/host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void counts(struct rondo_device *device, struct rondo_device_counts *out)
+{
+    *out = gpu_host_of(device)->counts;
+}
+
+static void close_device(struct rondo_device *device)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    cudaSetDevice(host->gpu.ordinal); /* also of a device that has failed */
+    if (host->gpu.stream)
+        cudaStreamSynchronize(host->gpu.stream);
+    if (host->gpu.workspace)
+        cudaFree(host->gpu.workspace);
+    GPU(staging_close)(host);
+    if (host->gpu.stream)
+        cudaStreamDestroy(host->gpu.stream);
+    cudaGetLastError();
+    free(host);
+}
+
+static void set_properties(struct gpu_host *host, int ordinal,
+                           const struct cudaDeviceProp *properties)
+{
+    struct gpu_device *gpu = &host->gpu;
+    int driver = 0, runtime = 0;
+    char text[112];
+    gpu->ordinal = ordinal;
+    gpu->capability = 10 * properties->major + properties->minor;
+    gpu->warp_size = properties->warpSize;
+    gpu->multiprocessors = properties->multiProcessorCount;
+    gpu->shared_limit = properties->sharedMemPerBlockOptin;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    snprintf(host->name, sizeof host->name, GPU_NAME ":%d", ordinal);
+    GPU(describe)(properties, text, sizeof text);
+    snprintf(gpu->base.description, sizeof gpu->base.description, "%s, driver %d.%d, runtime %d.%d",
+             text, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
+static void set_table(struct rondo_device *device)
+{
+    device->backend = &GPU_BACKEND;
+    device->close = close_device;
+    device->counts = counts;
+    device->status = GPU(status);
+    GPU(set_memory)(device);
+    GPU(set_ops)(device);
+    GPU(set_recording)(device);
+}
+
+static struct rondo_device *open_device(const char *which,
+                                        const struct rondo_device_options *options,
+                                        struct rondo_error *error)
+{
+    struct cudaDeviceProp properties;
+    if (options && options->cpu_mask && *options->cpu_mask) {
+        rondo_fail(error, RONDO_USAGE, GPU_NAME ": instruction sets are for the CPU (got \"%s\")",
+                   options->cpu_mask);
+        return NULL;
+    }
+    int ordinal = GPU(find)(which, &properties, error);
+    if (ordinal < 0)
+        return NULL;
+    struct gpu_host *host = calloc(1, sizeof *host);
+    if (!host) {
+        rondo_fail(error, RONDO_FAILED, GPU_NAME ": out of memory");
+        return NULL;
+    }
+    struct rondo_device *device = &host->gpu.base;
+    set_properties(host, ordinal, &properties);
+    set_table(device);
+    device->strict = options && options->strict;
+    if (GPU(enter)(host) &&
+        !GPU(failed)(&host->gpu,
+                     cudaStreamCreateWithFlags(&host->gpu.stream, cudaStreamNonBlocking),
+                     "cudaStreamCreate") &&
+        GPU(staging_open)(host))
+        return device;
+    GPU(status)(device, error);
+    close_device(device);
+    return NULL;
+}
+
+const struct rondo_backend GPU_BACKEND = {
+    .name = GPU_NAME, .list = GPU(list), .open = open_device, .explain = GPU(explain)};

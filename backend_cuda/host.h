@@ -1,0 +1,74 @@
+/* What the C files of a GPU backend share: the device as the host sees it. The .cu files know gpu.h only. */
+#ifndef RONDO_BACKEND_CUDA_HOST_H
+#define RONDO_BACKEND_CUDA_HOST_H
+
+#include "backend_cuda/gpu.h"
+#include "core/error.h"
+
+/* The backend's name as text, "cuda". */
+#define GPU_TEXT2(backend) #backend
+#define GPU_TEXT(backend) GPU_TEXT2(backend)
+#define GPU_NAME GPU_TEXT(RONDO_GPU_BACKEND)
+
+/* The symbol core/backends.c.in lists. */
+#define GPU_BACKEND2(backend) rondo_backend_##backend
+#define GPU_BACKEND1(backend) GPU_BACKEND2(backend)
+#define GPU_BACKEND GPU_BACKEND1(RONDO_GPU_BACKEND)
+
+extern const struct rondo_backend GPU_BACKEND;
+
+/* Oldest devices that can be used: bf16 mma and cp.async. */
+#define GPU_MIN_CAPABILITY 80
+
+/* Pinned memory between host and device: two halves, filled in turn. A half is filled again when the copies
+ * out of it are over. */
+#define STAGING_HALF ((size_t)8 << 20)
+
+struct gpu_staging {
+    char *memory; /* [2 * STAGING_HALF] */
+    int half;     /* the one that is being filled */
+    size_t used;  /* of it */
+    cudaEvent_t over[2];
+};
+
+struct gpu_host {
+    struct gpu_device gpu; /* first; gpu.base is first in it */
+    char name[32];         /* "cuda:0" */
+    struct gpu_staging staging;
+    struct rondo_device_counts counts;
+    uint64_t workspace_serial; /* changes when the workspace moves */
+    bool recording;
+    uint64_t recorded;           /* kernels since record_begin */
+    cudaError_t recording_error; /* first failure of a call that is recorded */
+};
+
+static inline struct gpu_host *gpu_host_of(struct rondo_device *device)
+{
+    return (struct gpu_host *)device;
+}
+
+/* Makes the device the thread's current one. False: it has failed, and the caller does nothing. */
+bool GPU(enter)(struct gpu_host *host);
+
+/* ---- list.c ---- */
+
+size_t GPU(list)(struct rondo_device_info *devices, size_t capacity);
+void GPU(explain)(char *text, size_t size);
+/* "NVIDIA H100 (sm_90, 132 SMs, 80 GB)" */
+void GPU(describe)(const struct cudaDeviceProp *properties, char *text, size_t size);
+/* The ordinal that `which` names, "" for the first one; -1 with an error. */
+int GPU(find)(const char *which, struct cudaDeviceProp *properties, struct rondo_error *error);
+
+/* ---- memory.c ---- */
+
+bool GPU(staging_open)(struct gpu_host *host);
+void GPU(staging_close)(struct gpu_host *host);
+void GPU(set_memory)(struct rondo_device *device);
+
+/* ---- ops.c, graph.c, fault.c ---- */
+
+void GPU(set_ops)(struct rondo_device *device);
+void GPU(set_recording)(struct rondo_device *device);
+int GPU(status)(struct rondo_device *device, struct rondo_error *error);
+
+#endif

@@ -1,0 +1,144 @@
+/* Which GPUs are here, and why one is not used. */
+#include "backend_cuda/host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int capability_of(const struct cudaDeviceProp *properties)
+{
+    return 10 * properties->major + properties->minor;
+}
+
+/* "CUDA 13.0" of the driver's and the runtime's numbers, 13000. */
+static void version_text(int version, char *text, size_t size)
+{
+    snprintf(text, size, "%d.%d", version / 1000, version % 1000 / 10);
+}
+
+static int count_devices(cudaError_t *error)
+{
+    int count = 0;
+    *error = cudaGetDeviceCount(&count);
+    if (*error != cudaSuccess)
+        cudaGetLastError(); /* not to be met again by the next call */
+    return *error == cudaSuccess ? count : 0;
+}
+
+/* Why there is no device at all. */
+static void explain_none(cudaError_t error, char *text, size_t size)
+{
+    int driver = 0, runtime = 0;
+    char has[16], wants[16];
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    version_text(driver, has, sizeof has);
+    version_text(runtime, wants, sizeof wants);
+    if (error == cudaErrorInsufficientDriver && driver)
+        snprintf(text, size, "the GPU driver is too old (it has CUDA %s, this build needs %s)", has,
+                 wants);
+    else if (error == cudaErrorInsufficientDriver)
+        snprintf(text, size, "there is no GPU driver (this build needs one with CUDA %s)", wants);
+    else if (error == cudaSuccess || error == cudaErrorNoDevice)
+        snprintf(text, size, "the driver shows no GPU (is CUDA_VISIBLE_DEVICES set?)");
+    else
+        snprintf(text, size, "%s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+void GPU(explain)(char *text, size_t size)
+{
+    cudaError_t error;
+    int count = count_devices(&error);
+    text[0] = '\0';
+    if (!count)
+        explain_none(error, text, size);
+    for (int i = 0; i < count; i++) {
+        struct cudaDeviceProp properties;
+        size_t length = strlen(text);
+        error = cudaGetDeviceProperties(&properties, i);
+        if (error != cudaSuccess)
+            snprintf(text + length, size - length, "%sGPU %d: %s (%s)", length ? "; " : "", i,
+                     cudaGetErrorString(error), cudaGetErrorName(error));
+        else if (capability_of(&properties) < GPU_MIN_CAPABILITY)
+            snprintf(text + length, size - length, "%sGPU %d (%s) is sm_%d, sm_%d is needed",
+                     length ? "; " : "", i, properties.name, capability_of(&properties),
+                     GPU_MIN_CAPABILITY);
+    }
+}
+
+void GPU(describe)(const struct cudaDeviceProp *properties, char *text, size_t size)
+{
+    snprintf(text, size, "%.60s (sm_%d, %d SMs, %.0f GB)", properties->name,
+             capability_of(properties), properties->multiProcessorCount,
+             (double)properties->totalGlobalMem / 1e9);
+}
+
+/* Memory that is free, of a device that need not be the current one. */
+static uint64_t free_memory(int ordinal)
+{
+    size_t available = 0, total = 0;
+    int current = 0;
+    cudaGetDevice(&current);
+    if (cudaSetDevice(ordinal) != cudaSuccess ||
+        cudaMemGetInfo(&available, &total) != cudaSuccess) {
+        cudaGetLastError();
+        available = 0;
+    }
+    cudaSetDevice(current);
+    return available;
+}
+
+size_t GPU(list)(struct rondo_device_info *devices, size_t capacity)
+{
+    cudaError_t error;
+    int count = count_devices(&error);
+    size_t listed = 0;
+    for (int i = 0; i < count; i++) {
+        struct cudaDeviceProp properties;
+        if (cudaGetDeviceProperties(&properties, i) != cudaSuccess ||
+            capability_of(&properties) < GPU_MIN_CAPABILITY)
+            continue;
+        if (listed < capacity) {
+            struct rondo_device_info *info = &devices[listed];
+            *info = (struct rondo_device_info){.memory_total = properties.totalGlobalMem,
+                                               .memory_available = free_memory(i)};
+            snprintf(info->name, sizeof info->name, GPU_NAME ":%d", i);
+            GPU(describe)(&properties, info->description, sizeof info->description);
+        }
+        listed++;
+    }
+    return listed;
+}
+
+/* Names of the devices there are, for a message. */
+static void list_names(char *text, size_t size)
+{
+    struct rondo_device_info devices[16];
+    size_t count = GPU(list)(devices, 16), length = 0;
+    text[0] = '\0';
+    for (size_t i = 0; i < count && i < 16 && length < size; i++)
+        length +=
+            (size_t)snprintf(text + length, size - length, "%s%s", i ? ", " : "", devices[i].name);
+}
+
+int GPU(find)(const char *which, struct cudaDeviceProp *properties, struct rondo_error *error)
+{
+    cudaError_t failure;
+    int count = count_devices(&failure);
+    char reason[300], names[200], *end;
+    long wanted = strtol(which, &end, 10);
+    bool named = *which >= '0' && *which <= '9' && !*end;
+    for (int i = 0; i < count && (named || !*which); i++) {
+        if ((named && i != wanted) || cudaGetDeviceProperties(properties, i) != cudaSuccess)
+            continue;
+        if (capability_of(properties) >= GPU_MIN_CAPABILITY)
+            return i;
+    }
+    GPU(explain)(reason, sizeof reason);
+    list_names(names, sizeof names);
+    rondo_fail(error, RONDO_NO_DEVICE, GPU_NAME "%s%s: %s%s%s%s%s; --device cpu runs without a GPU",
+               *which ? ":" : "", which,
+               *names ? "this machine does not have it (want one of " : "", names,
+               *names ? ")" : "", *names && *reason ? "; " : "", reason);
+    return -1;
+}

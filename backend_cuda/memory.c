@@ -1,0 +1,235 @@
+/* Memory of a device, and copies between it and the host through pinned memory. */
+#include "backend_cuda/host.h"
+
+#include <string.h>
+
+/* ---- staging ------------------------------------------------------------------------------------- */
+
+bool GPU(staging_open)(struct gpu_host *host)
+{
+    struct gpu_staging *staging = &host->staging;
+    void *memory = NULL;
+    cudaError_t error = cudaMallocHost(&memory, 2 * STAGING_HALF);
+    staging->memory = (char *)memory;
+    for (int i = 0; i < 2 && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&staging->over[i], cudaEventDisableTiming);
+    return !GPU(failed)(&host->gpu, error, "pinned memory");
+}
+
+void GPU(staging_close)(struct gpu_host *host)
+{
+    struct gpu_staging *staging = &host->staging;
+    for (int i = 0; i < 2; i++) {
+        if (staging->over[i])
+            cudaEventDestroy(staging->over[i]);
+    }
+    if (staging->memory)
+        cudaFreeHost(staging->memory);
+    *staging = (struct gpu_staging){0};
+}
+
+/* Room for up to `size` bytes of pinned memory, at least 1; *room says how many. NULL: the device has failed. */
+static char *stage(struct gpu_host *host, size_t size, size_t *room)
+{
+    struct gpu_staging *staging = &host->staging;
+    if (staging->used == STAGING_HALF) {
+        struct gpu_device *gpu = &host->gpu;
+        int next = 1 - staging->half;
+        if (GPU(failed)(gpu, cudaEventRecord(staging->over[staging->half], gpu->stream),
+                        "cudaEventRecord") ||
+            GPU(failed)(gpu, cudaEventSynchronize(staging->over[next]), "copy to the device"))
+            return NULL;
+        staging->half = next;
+        staging->used = 0;
+    }
+    size_t left = STAGING_HALF - staging->used;
+    *room = size < left ? size : left;
+    char *at = staging->memory + (size_t)staging->half * STAGING_HALF + staging->used;
+    staging->used += (*room + 255) / 256 * 256; /* halves are multiples of 256 */
+    return at;
+}
+
+/* ---- the table ----------------------------------------------------------------------------------- */
+
+static uint64_t memory_available(struct rondo_device *device)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    size_t available = 0, total = 0;
+    if (!GPU(enter)(host) ||
+        GPU(failed)(&host->gpu, cudaMemGetInfo(&available, &total), "cudaMemGetInfo"))
+        return 0;
+    return available;
+}
+
+/* Running out of memory is the caller's to handle, and no failure of the device. */
+static void *allocate(struct rondo_device *device, size_t size)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    void *memory = NULL;
+    if (size > SIZE_MAX / 2 || !GPU(enter)(host))
+        return NULL;
+    size = (size + 256) / 256 * 256; /* never 0 */
+    cudaError_t error = cudaMalloc(&memory, size);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return NULL;
+    }
+    if (GPU(failed)(&host->gpu, error, "cudaMalloc"))
+        return NULL;
+    if (GPU(failed)(&host->gpu, cudaMemsetAsync(memory, 0, size, host->gpu.stream),
+                    "cudaMemsetAsync")) {
+        cudaFree(memory);
+        return NULL;
+    }
+    return memory;
+}
+
+static void release(struct rondo_device *device, void *memory)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (memory && GPU(enter)(host))
+        GPU(failed)(&host->gpu, cudaFree(memory), "cudaFree");
+}
+
+static void write_memory(struct rondo_device *device, void *to, const void *from, size_t size)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (!size || !GPU(enter)(host))
+        return;
+    while (size) {
+        size_t room;
+        char *pinned = stage(host, size, &room);
+        if (!pinned)
+            return;
+        memcpy(pinned, from, room);
+        host->counts.submissions++;
+        if (GPU(failed)(&host->gpu,
+                        cudaMemcpyAsync(to, pinned, room, cudaMemcpyHostToDevice, host->gpu.stream),
+                        "copy to the device"))
+            return;
+        to = (char *)to + room;
+        from = (const char *)from + room;
+        size -= room;
+    }
+}
+
+/* What could not be read is all ones: NaN. */
+static void read_memory(struct rondo_device *device, void *to, const void *from, size_t size)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    struct gpu_device *gpu = &host->gpu;
+    if (!size)
+        return;
+    bool good = GPU(enter)(host);
+    while (size && good) {
+        size_t room;
+        const char *pinned = stage(host, size, &room);
+        if (!pinned)
+            break;
+        host->counts.submissions++;
+        good = !GPU(failed)(
+                   gpu,
+                   cudaMemcpyAsync((void *)pinned, from, room, cudaMemcpyDeviceToHost, gpu->stream),
+                   "copy from the device") &&
+               !GPU(failed)(gpu, cudaStreamSynchronize(gpu->stream), "copy from the device");
+        if (!good)
+            break;
+        memcpy(to, pinned, room);
+        to = (char *)to + room;
+        from = (const char *)from + room;
+        size -= room;
+    }
+    memset(to, 0xff, size);
+}
+
+static void copy_memory(struct rondo_device *device, void *to, const void *from, size_t size)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (!size || !GPU(enter)(host))
+        return;
+    host->counts.submissions++;
+    GPU(failed)
+    (&host->gpu, cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, host->gpu.stream),
+     "copy on the device");
+}
+
+static void synchronize(struct rondo_device *device)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (GPU(enter)(host))
+        GPU(failed)(&host->gpu, cudaStreamSynchronize(host->gpu.stream), "work on the device");
+}
+
+/* ---- workspace ----------------------------------------------------------------------------------- */
+
+typedef size_t workspace_function(const struct gpu_device *device,
+                                  const struct rondo_limits *limits);
+
+/* One op runs at a time, so the families share one block. */
+static uint64_t workspace_size(struct rondo_device *device, const struct rondo_limits *limits)
+{
+    static workspace_function *const families[] = {
+        GPU(gemm_workspace),
+        GPU(linear_attention_workspace),
+        GPU(softmax_attention_workspace),
+        GPU(moe_workspace),
+    };
+    size_t largest = 0;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        size_t size = families[i](&gpu_host_of(device)->gpu, limits);
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
+
+/* Fields are the largest ever asked for. */
+static void widen(struct rondo_limits *limits, const struct rondo_limits *by)
+{
+    int32_t *to = (int32_t *)limits;
+    const int32_t *from = (const int32_t *)by;
+    for (size_t i = 0; i < sizeof *limits / sizeof *to; i++)
+        to[i] = from[i] > to[i] ? from[i] : to[i];
+}
+
+static int reserve(struct rondo_device *device, const struct rondo_limits *limits,
+                   struct rondo_error *error)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    struct gpu_device *gpu = &host->gpu;
+    struct rondo_limits wide = gpu->limits;
+    widen(&wide, limits);
+    size_t size = (size_t)workspace_size(device, &wide);
+    if (size > gpu->workspace_size) {
+        synchronize(device); /* whatever uses the old one is over */
+        release(device, gpu->workspace);
+        gpu->workspace = NULL;
+        gpu->workspace_size = 0;
+        host->workspace_serial++;
+        void *workspace = allocate(device, size);
+        if (!workspace && device->status(device, error))
+            return error ? (int)error->status : RONDO_FAILED;
+        if (!workspace)
+            return rondo_fail(error, RONDO_FAILED,
+                              "%s: no memory left for the workspace (want %.1f MB, got %.1f MB); a "
+                              "smaller batch or --device cpu need less of it",
+                              host->name, (double)size / 1e6,
+                              (double)memory_available(device) / 1e6);
+        gpu->workspace = workspace;
+        gpu->workspace_size = size;
+    }
+    gpu->limits = wide;
+    return RONDO_OK;
+}
+
+void GPU(set_memory)(struct rondo_device *device)
+{
+    device->memory_available = memory_available;
+    device->allocate = allocate;
+    device->release = release;
+    device->write = write_memory;
+    device->read = read_memory;
+    device->copy = copy_memory;
+    device->synchronize = synchronize;
+    device->reserve = reserve;
+    device->workspace_size = workspace_size;
+}

@@ -1,0 +1,118 @@
+/* The op table of a GPU device: each slot makes the device current and calls its entry. What a device can not
+ * do, does slowly, and by which path. */
+#include "backend_cuda/host.h"
+
+#include <string.h>
+
+/* ---- slots --------------------------------------------------------------------------------------- */
+
+#define SLOT(name)                                                                                 \
+    static void run_##name(struct rondo_device *device, const struct rondo_op_##name *op)          \
+    {                                                                                              \
+        if (GPU(enter)(gpu_host_of(device)))                                                       \
+            GPU(name)(device, op);                                                                 \
+    }
+SLOT(embedding)
+SLOT(rmsnorm)
+SLOT(quantize)
+SLOT(gemm)
+SLOT(grouped_gemm)
+SLOT(qkv)
+SLOT(linear_attention)
+SLOT(softmax_attention)
+SLOT(accept)
+SLOT(group_norm_gate)
+SLOT(router)
+SLOT(group_tokens)
+SLOT(swiglu)
+SLOT(combine)
+#undef SLOT
+
+/* ---- what can be done ------------------------------------------------------------------------------ */
+
+/* Rows of 16 channels and more begin at multiples of 16 bytes. */
+static bool is_aligned(const struct rondo_tensor *tensor)
+{
+    size_t step = (size_t)tensor->row_stride * rondo_dtype_size(tensor->dtype);
+    return (uintptr_t)tensor->data % 16 == 0 && (tensor->shape[1] % 16 || step % 16 == 0);
+}
+
+static const char *gemm_supports(struct gpu_device *gpu, const struct rondo_op_gemm *op)
+{
+    bool aligned = is_aligned(&op->x);
+    for (int i = 0; i < op->n_parts; i++)
+        aligned &= is_aligned(&op->part[i].weight);
+    return aligned ? GPU(gemm_supports)(gpu, op) : "x or a weight is not aligned to 16 bytes";
+}
+
+static const char *grouped_gemm_supports(struct gpu_device *gpu,
+                                         const struct rondo_op_grouped_gemm *op)
+{
+    bool aligned = is_aligned(&op->x);
+    for (int i = 0; i < op->n_parts; i++)
+        aligned &= is_aligned(&op->weight[i][0]);
+    return aligned ? GPU(grouped_gemm_supports)(gpu, op)
+                   : "x or a weight is not aligned to 16 bytes";
+}
+
+static const char *supports(struct rondo_device *device, enum rondo_op op, const void *args)
+{
+    struct gpu_device *gpu = &gpu_host_of(device)->gpu;
+    switch (op) {
+    case RONDO_OP_GEMM:
+        return gemm_supports(gpu, args);
+    case RONDO_OP_GROUPED_GEMM:
+        return grouped_gemm_supports(gpu, args);
+    case RONDO_OP_LINEAR_ATTENTION:
+        return GPU(linear_attention_supports)(gpu, args);
+    case RONDO_OP_SOFTMAX_ATTENTION:
+        return GPU(softmax_attention_supports)(gpu, args);
+    default:
+        return NULL; /* all that rondo_op_check lets through */
+    }
+}
+
+static const char *path(struct rondo_device *device, enum rondo_op op, const void *args)
+{
+    struct gpu_device *gpu = &gpu_host_of(device)->gpu;
+    return op == RONDO_OP_GEMM           ? GPU(gemm_path)(gpu, args)
+           : op == RONDO_OP_GROUPED_GEMM ? GPU(grouped_gemm_path)(gpu, args)
+                                         : NULL;
+}
+
+/* Products of bf16 or quantised inputs belong on the tensor cores. */
+static const char *fallback(struct rondo_device *device, enum rondo_op op, const void *args)
+{
+    const struct rondo_op_gemm *gemm = args;
+    const struct rondo_op_grouped_gemm *grouped = args;
+    const char *name = path(device, op, args);
+    if (!name || strncmp(name, "fma", 3) != 0)
+        return NULL;
+    const struct rondo_tensor *x = op == RONDO_OP_GEMM ? &gemm->x : &grouped->x;
+    return x->dtype == RONDO_F32 ? NULL
+                                 : "a weight's dtype is not exact in bf16, so that it is "
+                                   "multiplied in f32 without tensor cores";
+}
+
+void GPU(set_ops)(struct rondo_device *device)
+{
+    device->ops = (struct rondo_ops){
+        .embedding = run_embedding,
+        .rmsnorm = run_rmsnorm,
+        .quantize = run_quantize,
+        .gemm = run_gemm,
+        .grouped_gemm = run_grouped_gemm,
+        .qkv = run_qkv,
+        .linear_attention = run_linear_attention,
+        .softmax_attention = run_softmax_attention,
+        .accept = run_accept,
+        .group_norm_gate = run_group_norm_gate,
+        .router = run_router,
+        .group_tokens = run_group_tokens,
+        .swiglu = run_swiglu,
+        .combine = run_combine,
+    };
+    device->supports = supports;
+    device->fallback = fallback;
+    device->path = path;
+}
