@@ -129,6 +129,12 @@ FORMS = [
 ]
 
 
+def parts(x, y):
+    """Of a product whose one factor has one digit: that digit times the tens, and times the ones."""
+    x, y = max(x, y), min(x, y)
+    return f"{x // 10 * 10 * y}+{x % 10 * y}=" if x > 9 else ""
+
+
 def expression_problem(rng, test):
     def make(r):
         while True:
@@ -139,7 +145,7 @@ def expression_problem(rng, test):
                 x = results[left] if isinstance(left, int) else values[left]
                 y = results[right] if isinstance(right, int) else values[right]
                 results.append({"+": x + y, "-": x - y, "*": x * y}[sign])
-                lines.append(f"{x}{sign}{y}={results[-1]}\n")
+                lines.append(f"{x}{sign}{y}={parts(x, y) if sign == '*' else ''}{results[-1]}\n")
             if min(results) >= 0 and max(results) <= 300:
                 break
         text = form.format(**values)
@@ -186,7 +192,7 @@ def count_problem(rng, test):
     working, seen = "", 0
     for item in items:
         seen += item == target
-        working += f" {item}:{seen}"
+        working += f" {item}{seen}"
     question = rng.choice(["How many times is {} in this list: {}?", "Count {} in: {}."])
     return one_turn("lists", "count", question.format(target, ", ".join(items)), working + "\n", str(seen), [key])
 
@@ -214,7 +220,8 @@ def odd_problem(rng, test):
     kinds = [k for _, k in items]
     answer = next(w for w, k in items if kinds.count(k) == 1)
     space = "" if answer.isdigit() else " "
-    working = "".join(f"{space}{w} {k}\n" for w, k in items)
+    working = "".join(f"{w} {k}\n" if w.isdigit() else f" {w} {k}" for w, k in items)
+    working = working.rstrip("\n") + "\n"
     question = rng.choice(["Which is the odd one out: {}?", "Find the odd one: {}."])
     return one_turn("lists", "odd", question.format(", ".join(w for w, _ in items)), working, space + answer, [key])
 
