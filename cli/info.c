@@ -324,6 +324,17 @@ static int memory_for(const struct info_options *options, const struct cli_engin
     return rondo_context_memory(engine->model, engine->device, &settings, memory, error);
 }
 
+/* KV pages that the sessions would take if every layer were softmax attention: what linear layers save. 0 when
+ * none is, and there is nothing to compare with. */
+static uint64_t all_softmax_pages(const struct rondo_config *config,
+                                  const struct rondo_memory *memory)
+{
+    uint64_t layers = (uint64_t)config->num_hidden_layers, softmax = 0;
+    for (int32_t i = 0; i < config->num_hidden_layers; i++)
+        softmax += rondo_config_attention(config, i) == RONDO_ATTENTION_SOFTMAX;
+    return softmax ? memory->kv_pages / softmax * layers : 0;
+}
+
 /* The name of the chat template, or why there is none. malloc'ed. */
 static char *template_name(const struct rondo_model *model)
 {
@@ -378,7 +389,9 @@ static void print_text(const struct info_options *options, const struct rondo_mo
     printf("\nmemory of %" PRId64 " session%s of %" PRId64 " tokens, mode %s\n", options->batch,
            options->batch > 1 ? "s" : "", options->ctx, cli_mode_names[options->device.mode]);
     printf("  weights       %12s\n", cli_format_size(memory->weights, b));
-    printf("  KV pages      %12s\n", cli_format_size(memory->kv_pages, b));
+    printf("  KV pages      %12s", cli_format_size(memory->kv_pages, b));
+    printf("   (%s if every layer were softmax attention)\n",
+           cli_format_size(all_softmax_pages(config, memory), b));
     printf("  linear states %12s\n", cli_format_size(memory->states, b));
     printf("  activations   %12s\n", cli_format_size(memory->activations, b));
     printf("  total         %12s\n", cli_format_size(memory->total, b));
@@ -416,6 +429,8 @@ static cJSON *info_json(const struct info_options *options, const struct rondo_m
     cJSON_AddStringToObject(object, "mode", cli_mode_names[options->device.mode]);
     cJSON_AddNumberToObject(object, "weights", (double)memory->weights);
     cJSON_AddNumberToObject(object, "kv_pages", (double)memory->kv_pages);
+    cJSON_AddNumberToObject(object, "kv_pages_all_softmax",
+                            (double)all_softmax_pages(rondo_model_config(model), memory));
     cJSON_AddNumberToObject(object, "states", (double)memory->states);
     cJSON_AddNumberToObject(object, "activations", (double)memory->activations);
     cJSON_AddNumberToObject(object, "total", (double)memory->total);

@@ -46,6 +46,14 @@ expect 0 run -m "$model" --tokens "$next" --ids -n 4 --ignore-eos --session "$wo
 expect 1 run -m "$fixtures/models/f32" --tokens 1 --ids -n 1 --session "$work/s"
 says "rondo: $work/s: "
 
+# ---- info: a model of softmax layers alone needs the pages it is compared with -----------------------
+pages() { sed -n "s/^[[:space:]]*\"$1\":[[:space:]]*\([0-9]*\).*/\1/p" "$work/out"; }
+expect 0 info -m "$fixtures/models/softmax-only" --ctx 200 --batch 3 --json
+[ -n "$(pages kv_pages)" ] && [ "$(pages kv_pages)" = "$(pages kv_pages_all_softmax)" ] ||
+    fail "info: $(pages kv_pages) bytes of KV pages, want $(pages kv_pages_all_softmax)"
+expect 0 info -m "$model" --ctx 200 --batch 3 --mode bf16 --json
+[ "$(pages kv_pages)" -lt "$(pages kv_pages_all_softmax)" ] || fail "info: the hybrid saves nothing"
+
 # ---- logits ---------------------------------------------------------------------------------------
 size() { wc -c <"$1" | tr -d ' '; }
 expect 0 logits -m "$model" --tokens "$tokens" -o "$work/all.npy" --quiet
