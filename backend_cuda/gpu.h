@@ -81,6 +81,8 @@ const char *GPU(softmax_attention_supports)(const struct gpu_device *device,
 const char *GPU(gemm_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
 const char *GPU(grouped_gemm_path)(const struct gpu_device *device,
                                    const struct rondo_op_grouped_gemm *op);
+const char *GPU(linear_attention_path)(const struct gpu_device *device,
+                                       const struct rondo_op_linear_attention *op);
 
 #ifdef __cplusplus
 }
