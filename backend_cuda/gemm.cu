@@ -74,6 +74,23 @@ gemm_part *add_part(gemm_launch *launch, const rondo_tensor *weight, void *out,
     return part;
 }
 
+bool sm90_takes(const gpu_device *device, gemm_family family, const gemm_launch *launch)
+{
+#ifdef RONDO_GEMM_SM90
+    return GPU(gemm_sm90_takes)(device, family, launch);
+#else
+    (void)device, (void)family, (void)launch;
+    return false;
+#endif
+}
+
+const char *path_name(const gpu_device *device, gemm_family family, const gemm_launch *launch)
+{
+    if (sm90_takes(device, family, launch))
+        return family == GEMM_E4M3_E4M3 ? "wgmma e4m3" : "wgmma bf16";
+    return family_name(family);
+}
+
 // Few rows: strips, that read weights at the speed of memory. Tiles of 64 rows where they fill the device, for
 // they read x less often.
 void run(gpu_device *device, gemm_family family, gemm_launch *launch)
@@ -82,6 +99,12 @@ void run(gpu_device *device, gemm_family family, gemm_launch *launch)
         return;
     if (family == GEMM_F32) {
         GPU(gemm_launch_f32)(device, launch);
+        return;
+    }
+    if (sm90_takes(device, family, launch)) {
+#ifdef RONDO_GEMM_SM90
+        GPU(gemm_launch_sm90)(device, family, launch);
+#endif
         return;
     }
     int64_t rows = launch->rows, wide = 0;
@@ -121,31 +144,45 @@ gemm_part *add_experts(gemm_launch *launch, const rondo_op_grouped_gemm *op, int
     return part;
 }
 
+// The parts of a family.
+gemm_launch dense_launch(const gpu_device *device, const rondo_op_gemm *op, gemm_family family)
+{
+    gemm_launch launch = {};
+    set_input(&launch, &op->x);
+    launch.rows = (int32_t)rondo_tensor_rows(&op->x);
+    launch.residual = op->residual;
+    for (int p = 0; p < op->n_parts; p++) {
+        const rondo_gemm_part *part = &op->part[p];
+        if (family_of(device, &op->x, &part->weight) != family)
+            continue;
+        add_part(&launch, &part->weight, part->out.data, part->out.dtype, part->out.row_stride)
+            ->bias = part->bias;
+    }
+    return launch;
+}
+
+gemm_launch grouped_launch(const gpu_device *device, const rondo_op_grouped_gemm *op,
+                           gemm_family family)
+{
+    gemm_launch launch = {};
+    set_input(&launch, &op->x);
+    launch.rows = op->n_rows;
+    launch.offsets = op->offsets;
+    launch.gather = op->gather;
+    launch.n_experts = op->n_experts;
+    for (int p = 0; p < op->n_parts; p++)
+        if (family_of(device, &op->x, op->weight[p]) == family)
+            add_experts(&launch, op, p);
+    return launch;
+}
+
 } // namespace
 
 void GPU(gemm)(rondo_device *base, const rondo_op_gemm *op)
 {
     gpu_device *device = gpu_device_of(base);
-    if (rondo_tensor_rows(&op->x) == 0)
-        return;
-#ifdef RONDO_GEMM_SM90
-    if (device->capability == 90 && GPU(gemm_sm90_path)(device, op)) {
-        GPU(gemm_sm90)(device, op);
-        return;
-    }
-#endif
     for (int family = 0; family < GEMM_FAMILIES; family++) {
-        gemm_launch launch = {};
-        set_input(&launch, &op->x);
-        launch.rows = (int32_t)rondo_tensor_rows(&op->x);
-        launch.residual = op->residual;
-        for (int p = 0; p < op->n_parts; p++) {
-            const rondo_gemm_part *part = &op->part[p];
-            if (family_of(device, &op->x, &part->weight) != family)
-                continue;
-            add_part(&launch, &part->weight, part->out.data, part->out.dtype, part->out.row_stride)
-                ->bias = part->bias;
-        }
+        gemm_launch launch = dense_launch(device, op, (gemm_family)family);
         run(device, (gemm_family)family, &launch);
     }
 }
@@ -153,24 +190,8 @@ void GPU(gemm)(rondo_device *base, const rondo_op_gemm *op)
 void GPU(grouped_gemm)(rondo_device *base, const rondo_op_grouped_gemm *op)
 {
     gpu_device *device = gpu_device_of(base);
-    if (op->n_rows == 0)
-        return;
-#ifdef RONDO_GEMM_SM90
-    if (device->capability == 90 && GPU(grouped_gemm_sm90_path)(device, op)) {
-        GPU(grouped_gemm_sm90)(device, op);
-        return;
-    }
-#endif
     for (int family = 0; family < GEMM_FAMILIES; family++) {
-        gemm_launch launch = {};
-        set_input(&launch, &op->x);
-        launch.rows = op->n_rows;
-        launch.offsets = op->offsets;
-        launch.gather = op->gather;
-        launch.n_experts = op->n_experts;
-        for (int p = 0; p < op->n_parts; p++)
-            if (family_of(device, &op->x, op->weight[p]) == family)
-                add_experts(&launch, op, p);
+        gemm_launch launch = grouped_launch(device, op, (gemm_family)family);
         run(device, (gemm_family)family, &launch);
     }
 }
@@ -210,29 +231,20 @@ const char *GPU(grouped_gemm_supports)(const gpu_device *device, const rondo_op_
 
 const char *GPU(gemm_path)(const gpu_device *device, const rondo_op_gemm *op)
 {
-#ifdef RONDO_GEMM_SM90
-    const char *path = device->capability == 90 ? GPU(gemm_sm90_path)(device, op) : NULL;
-    if (path)
-        return path;
-#endif
-    return family_name(family_of(device, &op->x, &op->part[0].weight));
+    const gemm_family family = family_of(device, &op->x, &op->part[0].weight);
+    const gemm_launch launch = dense_launch(device, op, family);
+    return path_name(device, family, &launch);
 }
 
 const char *GPU(grouped_gemm_path)(const gpu_device *device, const rondo_op_grouped_gemm *op)
 {
-#ifdef RONDO_GEMM_SM90
-    const char *path = device->capability == 90 ? GPU(grouped_gemm_sm90_path)(device, op) : NULL;
-    if (path)
-        return path;
-#endif
-    return family_name(family_of(device, &op->x, op->weight[0]));
+    const gemm_family family = family_of(device, &op->x, op->weight[0]);
+    const gemm_launch launch = grouped_launch(device, op, family);
+    return path_name(device, family, &launch);
 }
 
 size_t GPU(gemm_workspace)(const gpu_device *device, const rondo_limits *limits)
 {
-#ifdef RONDO_GEMM_SM90
-    if (device->capability == 90)
-        return GPU(gemm_sm90_workspace)(device, limits);
-#endif
+    (void)device, (void)limits;
     return 0;
 }

@@ -68,14 +68,12 @@ void GPU(gemm_launch_mma)(struct gpu_device *device, enum gemm_family family,
 int GPU(gemm_launch_small)(struct gpu_device *device, enum gemm_family family,
                            struct gemm_launch *launch, int columns);
 
-/* gemm_sm90.cu, in builds that have it (they define RONDO_GEMM_SM90): the path taken, or NULL when these dtypes, N
- * and K are not done there (and mma does them). */
-const char *GPU(gemm_sm90_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
-const char *GPU(grouped_gemm_sm90_path)(const struct gpu_device *device,
-                                        const struct rondo_op_grouped_gemm *op);
-void GPU(gemm_sm90)(struct gpu_device *device, const struct rondo_op_gemm *op);
-void GPU(grouped_gemm_sm90)(struct gpu_device *device, const struct rondo_op_grouped_gemm *op);
-size_t GPU(gemm_sm90_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+/* gemm_sm90.cu, tensor copies and warpgroup products, in builds that have it (they define RONDO_GEMM_SM90): whether it
+ * does such launches (by dtypes, K, strides and the device, never the number of rows), and does one. */
+int GPU(gemm_sm90_takes)(const struct gpu_device *device, enum gemm_family family,
+                         const struct gemm_launch *launch);
+void GPU(gemm_launch_sm90)(struct gpu_device *device, enum gemm_family family,
+                           const struct gemm_launch *launch);
 
 #ifdef __cplusplus
 }
