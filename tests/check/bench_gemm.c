@@ -159,7 +159,7 @@ static double median(double *samples, int n)
 
 static double read_bandwidth(struct check *check)
 {
-    return check->exact ? rondo_cpu_read_bandwidth(rondo_cpu(device_of(check)), REGION, 3) : 0;
+    return check->in_place ? rondo_cpu_read_bandwidth(rondo_cpu(device_of(check)), REGION, 3) : 0;
 }
 
 static double sgemm_rate(struct check *check)
@@ -168,7 +168,7 @@ static double sgemm_rate(struct check *check)
     enum { N = 2048 };
     float *a = calloc((size_t)3 * N * N, sizeof *a);
     double best = 0;
-    if (!a || !check->exact) {
+    if (!a || !check->in_place) {
         free(a);
         return 0;
     }

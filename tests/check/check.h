@@ -7,7 +7,7 @@
  *     struct check_tensor *x = check_tensor(...);    memory on both devices, filled alike
  *     struct rondo_op_rmsnorm op[2];                 one op per side: addresses differ
  *     check_run(check, RONDO_OP_RMSNORM, &op[0], &op[1]);
- *     check_compare(check, out, ...);                bits on CPU devices, NMSE on others
+ *     check_compare(check, out, ...);                bits or NMSE, as the op and the device have it
  * and check_case or the end of the body then looks at the guard zones of all memory and at the
  * inputs. Side CHECK_REFERENCE is a device "cpu:ref", side CHECK_TESTED the device under test. */
 #ifndef RONDO_TESTS_CHECK_H
@@ -24,7 +24,7 @@ struct check_memory; /* what a case allocated */
 struct check {
     struct rondo_device *device[2];
     const char *device_name; /* of the tested one */
-    bool exact;              /* the tested device is a CPU: results must agree bit for bit */
+    bool exact;              /* results of the last check_run must agree bit for bit */
     bool in_place;           /* the tested device reads host memory, aligned or not (a CPU) */
     bool is_reference; /* the tested device is cpu:ref: bodies compare it with double precision */
     bool bench;
@@ -61,8 +61,8 @@ void check_fail(struct check *check, const char *format, ...) RONDO_PRINTF(2, 3)
 /* Makes both devices' workspace for ops within the limits; zero fields need none. */
 void check_reserve(struct check *check, const struct rondo_limits *limits);
 
-/* Runs the op on both devices and waits. rondo_op_check must let it through. The structs are the
- * two sides' `struct rondo_op_...`. */
+/* Runs the op on both devices and waits. rondo_op_check and the device's `supports` must let it through. The
+ * structs are the two sides' `struct rondo_op_...`. */
 void check_run(struct check *check, enum rondo_op op, const void *reference, const void *tested);
 
 /* Times the op on the tested device when `check->bench`; the current case's name stands beside
@@ -174,9 +174,9 @@ struct check_batch *check_batch(struct check *check, const struct check_batch_op
 
 /* ---- comparison ------------------------------------------------------------------------------ */
 
-/* Compares an output of both sides, gaps between rows included: bit for bit on CPU devices (any
- * NaN equals any NaN), else by NMSE over defined rows. `undefined` [rows]: rows to leave out, or
- * NULL. */
+/* Compares an output of both sides, gaps between rows included: bit for bit (any NaN equals any NaN) where
+ * `exact`, that is on CPUs and for ops of a fixed order, else by NMSE over defined rows. `undefined` [rows]:
+ * rows to leave out, or NULL. */
 void check_compare(struct check *check, struct check_tensor *tensor, const bool *undefined,
                    double nmse);
 /* The same for a plain array of `n` elements; `undefined` [n]: elements to leave out, or NULL.

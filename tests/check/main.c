@@ -130,15 +130,46 @@ static void call(struct rondo_device *device, enum rondo_op op, const void *argu
     }
 }
 
+/* Ops whose results have the reference's bits on every device: those without products, and all of them while
+ * activations are f32. Products of bf16 and FP8 go to tensor cores, which have an order of their own. */
+static bool has_fixed_order(enum rondo_op op, const void *arguments)
+{
+    switch (op) {
+    case RONDO_OP_GEMM:
+        return ((const struct rondo_op_gemm *)arguments)->x.dtype == RONDO_F32;
+    case RONDO_OP_GROUPED_GEMM:
+        return ((const struct rondo_op_grouped_gemm *)arguments)->x.dtype == RONDO_F32;
+    case RONDO_OP_LINEAR_ATTENTION:
+        return ((const struct rondo_op_linear_attention *)arguments)->q.dtype == RONDO_F32;
+    case RONDO_OP_SOFTMAX_ATTENTION:
+        return ((const struct rondo_op_softmax_attention *)arguments)->q.dtype == RONDO_F32;
+    case RONDO_OP_ACCEPT: { /* folds whole chunks of linear layers */
+        const struct rondo_op_accept *op_accept = arguments;
+        return !op_accept->linear.state || op_accept->linear.dtype == RONDO_F32;
+    }
+    default:
+        return true;
+    }
+}
+
 void check_run(struct check *check, enum rondo_op op, const void *reference, const void *tested)
 {
+    check->exact = check->in_place || has_fixed_order(op, tested);
     const void *const arguments[2] = {reference, tested};
     struct rondo_error error;
     if (rondo_op_check(op, tested, check->op_name, &error) != RONDO_OK)
         check_fail(check, "%s", error.message);
+    const char *reason =
+        check->device[CHECK_TESTED]->supports
+            ? check->device[CHECK_TESTED]->supports(check->device[CHECK_TESTED], op, tested)
+            : NULL;
+    if (reason)
+        check_fail(check, "can not be done: %s", reason);
     for (int side = 0; side < 2; side++) {
         call(check->device[side], op, arguments[side]);
         check->device[side]->synchronize(check->device[side]);
+        if (rondo_device_status(check->device[side], &error) != RONDO_OK)
+            check_fail(check, "%s", error.message);
     }
 }
 
@@ -221,7 +252,6 @@ static int run_device(const struct options *options, struct rondo_device *refere
             struct check check = {
                 .device = {reference, device},
                 .device_name = name,
-                .exact = strncmp(name, "cpu:", 4) == 0,
                 .in_place = device->uses_host_memory && device->uses_host_memory(device),
                 .is_reference = strcmp(name, "cpu:ref") == 0,
                 .bench = options->bench,
