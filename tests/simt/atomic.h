@@ -14,9 +14,13 @@ namespace
 
 // Replaces *address by update(*address); returns what was there.
 template <class T, class Update>
-SIMT_UNCHECKED inline T atomic_update(T *address, const char *what, Here here, Update &&update)
+SIMT_UNCHECKED inline T atomic_update(T *address, const char *what, bool reads, Here here,
+                                      Update &&update)
 {
-    note_atomic(address, sizeof(T), what, here);
+    if (reads)
+        note_atomic(address, sizeof(T), what, here);
+    else
+        note_exchange(address, sizeof(T), what, here);
     T old, wanted;
     __atomic_load(address, &old, __ATOMIC_RELAXED);
     do {
@@ -29,30 +33,30 @@ SIMT_UNCHECKED inline T atomic_update(T *address, const char *what, Here here, U
 } // namespace
 } // namespace simt
 
-#define SIMT_ATOMIC(name, expression)                                                              \
+#define SIMT_ATOMIC(name, reads, expression)                                                       \
     template <class T>                                                                             \
     static inline T name(T *address, std::common_type_t<T> value, simt::Here here = simt::Here())  \
     {                                                                                              \
-        return simt::atomic_update(address, #name, here,                                           \
+        return simt::atomic_update(address, #name, reads, here,                                    \
                                    [value](T old) SIMT_UNCHECKED -> T { return expression; });     \
     }
-SIMT_ATOMIC(atomicAdd, old + value)
-SIMT_ATOMIC(atomicSub, old - value)
-SIMT_ATOMIC(atomicMax, old < value ? value : old)
-SIMT_ATOMIC(atomicMin, value < old ? value : old)
-SIMT_ATOMIC(atomicAnd, old &value)
-SIMT_ATOMIC(atomicOr, old | value)
-SIMT_ATOMIC(atomicXor, old ^ value)
-SIMT_ATOMIC(atomicExch, ((void)old, value))
-SIMT_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
-SIMT_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
+SIMT_ATOMIC(atomicAdd, true, old + value)
+SIMT_ATOMIC(atomicSub, true, old - value)
+SIMT_ATOMIC(atomicMax, true, old < value ? value : old)
+SIMT_ATOMIC(atomicMin, true, value < old ? value : old)
+SIMT_ATOMIC(atomicAnd, true, old &value)
+SIMT_ATOMIC(atomicOr, true, old | value)
+SIMT_ATOMIC(atomicXor, true, old ^ value)
+SIMT_ATOMIC(atomicExch, false, ((void)old, value))
+SIMT_ATOMIC(atomicInc, true, old >= value ? 0 : old + 1)
+SIMT_ATOMIC(atomicDec, true, old == 0 || old > value ? value : old - 1)
 #undef SIMT_ATOMIC
 
 template <class T>
 static inline T atomicCAS(T *address, std::common_type_t<T> compare, std::common_type_t<T> value,
                           simt::Here here = simt::Here())
 {
-    return simt::atomic_update(address, "atomicCAS", here, [=](T old) SIMT_UNCHECKED -> T {
+    return simt::atomic_update(address, "atomicCAS", true, here, [=](T old) SIMT_UNCHECKED -> T {
         return std::memcmp(&old, &compare, sizeof old) == 0 ? value : old;
     });
 }

@@ -6,7 +6,6 @@
  * A warp runs until all its lanes wait, then the next one goes on: threads do not advance in step, which makes a
  * missing barrier show. */
 #include "internal.h"
-#include "check.h"
 #include "runtime.h"
 
 #include <atomic>
@@ -63,11 +62,10 @@ static inline void switch_to(Block *block, void **save, void **fake_stack, Threa
 
 [[noreturn]] static void switch_to_main(Block *block)
 {
-    void *unused;
 #ifdef SIMT_ASAN
     __sanitizer_start_switch_fiber(nullptr, block->main_stack_bottom, block->main_stack_size);
 #endif
-    simt_switch(&unused, block->main_stack_pointer);
+    simt_switch(&block->abandoned, block->main_stack_pointer);
     __builtin_unreachable();
 }
 
@@ -198,7 +196,8 @@ bool warp_arrive(mask_t mask, const Operation &operation, void *deposit, Here he
         warp->arrived &= ~mask;
         make_runnable(thread->block, warp, mask);
         thread->block->stalled = 0;
-        check_warp_ordered(warp, mask);
+        if (thread->block->call->checked)
+            thread->block->checker.lanes_met(warp->number, mask);
         return true;
     }
     warp->run &= ~lane_bit(thread);
@@ -260,7 +259,8 @@ static void check_whole_warps(Block *block, const Barrier *barrier, unsigned id)
     }
 }
 
-static void complete_barrier(Block *block, unsigned id)
+// `last`: the thread that completes it and did not have to wait, or null.
+static void complete_barrier(Block *block, unsigned id, const Thread *last)
 {
     Barrier *barrier = &block->barriers[id];
     if (barrier->needed)
@@ -268,7 +268,15 @@ static void complete_barrier(Block *block, unsigned id)
     barrier->result_sum = barrier->sum;
     barrier->result_any = barrier->any;
     barrier->result_all = barrier->all;
-    check_barrier_passed(block, barrier->joined, id);
+    if (block->call->checked) {
+        mask_t waiting[max_warps];
+        for (unsigned i = 0; i < block->warp_count; i++)
+            waiting[i] = block->warps[i].at_barrier[id];
+        if (last)
+            waiting[last->warp->number] |= lane_bit(last);
+        block->checker.barrier_passed(waiting, &barrier->knows);
+        barrier->knows = Knowledge();
+    }
     for (unsigned i = 0; i < block->warp_count; i++) {
         Warp *warp = &block->warps[i];
         if (warp->at_barrier[id])
@@ -314,7 +322,7 @@ void barrier(unsigned id, unsigned count, const char *what, Here here)
 {
     Thread *thread = current;
     if (join(thread, id, count, what, here)) {
-        complete_barrier(thread->block, id);
+        complete_barrier(thread->block, id, thread);
         return;
     }
     thread->warp->run &= ~lane_bit(thread);
@@ -328,8 +336,11 @@ void barrier_arrive(unsigned id, unsigned count, Here here)
     if (!count)
         fail_at(here, cudaErrorIllegalInstruction, "bar.arrive without a number of threads");
     thread->here = here;
-    if (join(thread, id, count, "bar.arrive", here))
-        complete_barrier(thread->block, id);
+    bool last = join(thread, id, count, "bar.arrive", here);
+    if (thread->block->call->checked)
+        thread->block->checker.release(thread->warp->number, &thread->block->barriers[id].knows);
+    if (last)
+        complete_barrier(thread->block, id, nullptr);
 }
 
 void barrier_block(Here here)
@@ -346,7 +357,7 @@ int barrier_reduce(int predicate, char operation, Here here)
     barrier->any |= predicate != 0;
     barrier->all &= predicate != 0;
     if (last) {
-        complete_barrier(thread->block, 0);
+        complete_barrier(thread->block, 0, thread);
     } else {
         thread->warp->run &= ~lane_bit(thread);
         thread->warp->at_barrier[0] |= lane_bit(thread);
@@ -421,7 +432,7 @@ static void leave(Thread *thread)
     });
     Barrier *barrier = &block->barriers[0];
     if (barrier->arrived && !barrier->needed && barrier->arrived == block->live)
-        complete_barrier(block, 0);
+        complete_barrier(block, 0, nullptr);
 }
 
 static void finish_block(Block *block)
@@ -476,29 +487,27 @@ static void fiber_main()
 // ---- reports --------------------------------------------------------------------------------------
 
 // Which kernel, block, thread and line: into `text`.
-static void place(char *text, size_t size, const Thread *thread, Here here)
+static void place(char *text, size_t size, const Thread *thread, const Site &site)
 {
     const Block *block = thread->block;
     const uint3 index = block->position.index;
     const Thread *of = block->doing ? &block->threads[block->doing->thread] : thread;
-    if (block->doing)
-        here = block->doing->here;
-    int used = snprintf(text, size, "kernel %s, block (%u, %u, %u), %sthread %u (warp %u, lane %u)",
-                        block->call->name, index.x, index.y, index.z,
-                        block->doing ? "in what was deferred by " : "", of->linear,
-                        of->warp->number, of->lane);
-    if (here.file && used > 0 && (size_t)used < size)
-        snprintf(text + used, size - (size_t)used, ", %s:%d", here.file, here.line);
+    char line[300];
+    site_text(line, sizeof line, block->doing ? Site{block->doing->here, nullptr} : site);
+    snprintf(text, size, "kernel %s, block (%u, %u, %u), %sthread %u (warp %u, lane %u)%s%s",
+             block->call->name, index.x, index.y, index.z,
+             block->doing ? "in what was deferred by " : "", of->linear, of->warp->number, of->lane,
+             line[0] ? ", " : "", line);
 }
 
 // Works with arrays only: frames of fibers that fail are not unwound.
-[[noreturn]] static void fail_with(Here here, int error, const char *form, va_list arguments)
+[[noreturn]] static void fail_with(const Site &site, int error, const char *form, va_list arguments)
 {
-    char message[4096], where[512] = "outside of kernels",
+    char message[4096], where[1024] = "outside of kernels",
                         report[sizeof message + sizeof where + 16];
     vsnprintf(message, sizeof message, form, arguments);
     if (current)
-        place(where, sizeof where, current, here);
+        place(where, sizeof where, current, site);
     snprintf(report, sizeof report, "simt: %s: %s", where, message);
     publish(report);
     if (!current)
@@ -512,14 +521,21 @@ void fail(int error, const char *form, ...)
 {
     va_list arguments;
     va_start(arguments, form);
-    fail_with(Here(nullptr, 0), error, form, arguments);
+    fail_with({Here(nullptr, 0), nullptr}, error, form, arguments);
 }
 
 void fail_at(Here here, int error, const char *form, ...)
 {
     va_list arguments;
     va_start(arguments, form);
-    fail_with(here, error, form, arguments);
+    fail_with({here, nullptr}, error, form, arguments);
+}
+
+void fail_site(const Site &site, int error, const char *form, ...)
+{
+    va_list arguments;
+    va_start(arguments, form);
+    fail_with(site, error, form, arguments);
 }
 
 static const char *state_text(State state)
@@ -636,9 +652,11 @@ static void reset(Block *block)
 static int run_block(Block *block, uint3 index, size_t dynamic_size, int device)
 {
     block->position.index = index;
+    block->device = device;
     block->shared.begin(dynamic_size, device_static_shared(device), device_shared_limit(device));
     reset(block);
-    check_block_begins(block);
+    if (block->call->checked)
+        block->checker.begin(block->width, block->warp_count);
     switch_to(block, &block->main_stack_pointer, &block->main_fake_stack, &block->threads[0],
               false);
     current = nullptr;

@@ -225,6 +225,8 @@ bool in_shared(const void *pointer);
 void note_read(const void *pointer, size_t size, const char *what, Here here = Here());
 void note_write(const void *pointer, size_t size, const char *what, Here here = Here());
 void note_atomic(const void *pointer, size_t size, const char *what, Here here = Here());
+// Atomic, but what was there does not matter, as with atomicExch.
+void note_exchange(const void *pointer, size_t size, const char *what, Here here = Here());
 
 // What orders: accesses of a thread before note_release(object) happen before accesses of any thread after a later
 // note_acquire(object). `object` is any address, that of an mbarrier say. Ordering is kept per warp: what one lane
@@ -237,7 +239,7 @@ void note_acquire(const void *object);
 struct Async {
     unsigned thread;
     Here here;
-    uint32_t seen[max_warps + 1]; // what was ordered before it, as clocks of warps
+    uint64_t seen[max_warps + 1]; // what was ordered before it, as clocks of warps
 };
 Async note_async_start(Here here = Here());
 void note_async_read(const Async &copy, const void *pointer, size_t size, const char *what);

@@ -42,7 +42,8 @@ static void describe(cudaDeviceProp *p, const Kind &kind, int ordinal)
 {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "%s", kind.name);
-    snprintf(p->uuid.bytes, sizeof p->uuid.bytes, "simt %d", ordinal);
+    memcpy(p->uuid.bytes, "simt ", 5);
+    p->uuid.bytes[5] = (char)('0' + ordinal);
     p->totalGlobalMem = memory_from_environment();
     p->sharedMemPerBlock = 48 << 10;
     p->sharedMemPerBlockOptin = kind.shared_optin;
@@ -150,12 +151,19 @@ static cudaError_t injected(const char *name)
     return cudaSuccess;
 }
 
-cudaError_t begin_call(const char *name)
+// An injected fault; one that a device does not recover from stays.
+static cudaError_t injected_fault(const char *name)
 {
     cudaError_t error = injected(name);
-    Device &device = device_at(selected_device);
     if (stays(error))
-        device.lost = error;
+        device_at(selected_device).lost = error;
+    return error;
+}
+
+cudaError_t begin_call(const char *name)
+{
+    cudaError_t error = injected_fault(name);
+    const Device &device = device_at(selected_device);
     return device.lost ? device.lost : error;
 }
 
@@ -177,6 +185,11 @@ void lose_device(int device, cudaError_t error)
 
 using namespace simt;
 
+// Calls that need no working device.
+#define BEGIN_ANYWAY(name)                                                                         \
+    std::lock_guard<std::recursive_mutex> lock(runtime_mutex);                                     \
+    if (cudaError_t error = injected_fault(name))                                                  \
+    return end_call(error)
 #define BEGIN(name)                                                                                \
     std::lock_guard<std::recursive_mutex> lock(runtime_mutex);                                     \
     if (cudaError_t error = begin_call(name))                                                      \
@@ -230,7 +243,7 @@ cudaError_t cudaPeekAtLastError(void)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    BEGIN("cudaGetDeviceCount");
+    BEGIN_ANYWAY("cudaGetDeviceCount");
     *count = device_count;
     return cudaSuccess;
 }
@@ -242,7 +255,7 @@ static bool exists(int device)
 
 cudaError_t cudaSetDevice(int device)
 {
-    BEGIN("cudaSetDevice");
+    BEGIN_ANYWAY("cudaSetDevice");
     if (!exists(device))
         return end_call(cudaErrorInvalidDevice);
     selected_device = device;
@@ -251,7 +264,7 @@ cudaError_t cudaSetDevice(int device)
 
 cudaError_t cudaGetDevice(int *device)
 {
-    BEGIN("cudaGetDevice");
+    BEGIN_ANYWAY("cudaGetDevice");
     *device = selected_device;
     return cudaSuccess;
 }
@@ -259,13 +272,13 @@ cudaError_t cudaGetDevice(int *device)
 cudaError_t cudaSetDeviceFlags(unsigned flags)
 {
     (void)flags;
-    BEGIN("cudaSetDeviceFlags");
+    BEGIN_ANYWAY("cudaSetDeviceFlags");
     return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
-    BEGIN("cudaGetDeviceProperties");
+    BEGIN_ANYWAY("cudaGetDeviceProperties");
     if (!exists(device))
         return end_call(cudaErrorInvalidDevice);
     *properties = device_at(device).properties;
@@ -323,7 +336,7 @@ static bool attribute_of(const cudaDeviceProp &p, enum cudaDeviceAttr attribute,
 
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
 {
-    BEGIN("cudaDeviceGetAttribute");
+    BEGIN_ANYWAY("cudaDeviceGetAttribute");
     if (!exists(device))
         return end_call(cudaErrorInvalidDevice);
     return end_call(attribute_of(device_at(device).properties, attribute, value)
@@ -333,7 +346,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 
 cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device)
 {
-    BEGIN("cudaDeviceGetPCIBusId");
+    BEGIN_ANYWAY("cudaDeviceGetPCIBusId");
     if (!exists(device) || size < 13)
         return end_call(exists(device) ? cudaErrorInvalidValue : cudaErrorInvalidDevice);
     const cudaDeviceProp &p = device_at(device).properties;
@@ -344,6 +357,8 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device)
 cudaError_t cudaDeviceSynchronize(void)
 {
     BEGIN("cudaDeviceSynchronize");
+    if (cudaError_t forbidden = forbid_capture("cudaDeviceSynchronize"))
+        return end_call(forbidden);
     return end_call(synchronize_device(selected_device));
 }
 
@@ -359,14 +374,14 @@ cudaError_t cudaDeviceReset(void)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    BEGIN("cudaDriverGetVersion");
+    BEGIN_ANYWAY("cudaDriverGetVersion");
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
 
 cudaError_t cudaRuntimeGetVersion(int *version)
 {
-    BEGIN("cudaRuntimeGetVersion");
+    BEGIN_ANYWAY("cudaRuntimeGetVersion");
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
@@ -392,7 +407,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function
                                              enum cudaDriverEntryPointQueryResult *result)
 {
     (void)flags;
-    BEGIN("cudaGetDriverEntryPointByVersion");
+    BEGIN_ANYWAY("cudaGetDriverEntryPointByVersion");
     auto found = driver_functions().find(symbol);
     bool known = found != driver_functions().end(), old = version <= CUDART_VERSION;
     *function = known && old ? found->second : nullptr;

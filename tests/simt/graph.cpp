@@ -38,6 +38,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, enum cudaStreamCaptureMo
     stream->capture = std::make_shared<CUgraph_st>();
     stream->capture_origin = true;
     stream->capture_mode = mode;
+    stream->capture_thread = std::this_thread::get_id();
     return cudaSuccess;
 }
 

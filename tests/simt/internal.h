@@ -3,8 +3,11 @@
 #define SIMT_INTERNAL_H
 
 #include "block.h"
+#include "check.h"
 #include "launch.h"
 #include "shared.h"
+
+#include <signal.h>
 
 #include <deque>
 #include <string>
@@ -43,7 +46,7 @@ void append(std::string &text, const char *format, ...) __attribute__((format(pr
 
 enum : size_t {
     stack_size = 256 * 1024,
-    stack_guard = 4096,
+    stack_guard = 64 * 1024,
     stack_stride = stack_size + stack_guard
 };
 
@@ -57,6 +60,8 @@ class Stack_pool
     void give(int stack);
     void take_back_all();
     char *bottom(int stack) const;
+    // Below one of the stacks.
+    bool is_guard(const void *address) const;
     // What simt_switch needs to begin `entry` on a stack.
     void *prepare(int stack, void (*entry)()) const;
 
@@ -66,6 +71,18 @@ class Stack_pool
     int free_list[max_threads];
 };
 
+// A stack for the handler of invalid addresses, for as long as an OS thread has a block.
+class Fault_stack
+{
+  public:
+    Fault_stack();
+    ~Fault_stack();
+
+  private:
+    void *memory = nullptr;
+    stack_t previous = {};
+};
+
 // ---- the block ------------------------------------------------------------------------------------
 
 struct Barrier {
@@ -73,6 +90,7 @@ struct Barrier {
     const char *what;
     Here here;                // of the first to arrive
     mask_t joined[max_warps]; // lanes that arrived, waiting or not
+    Knowledge knows;          // what was left by those who did not wait
     int sum, any, all;        // of barrier_reduce
     int result_sum, result_any, result_all;
 };
@@ -105,9 +123,13 @@ struct Block {
     Deferred active;
     const Deferred *doing; // `active`, the deferred work that runs now
     Shared_memory shared;
+    Checker checker;
+    int device;
     Stack_pool stacks;
+    Fault_stack fault_stack;
     void *main_stack_pointer;
-    int error; // cudaError_t of a failed block
+    void *abandoned; // stack pointer of a fiber that is not gone back to
+    int error;       // cudaError_t of a failed block
     uint64_t switches;
     std::string text;      // of a report
     void *main_fake_stack; // AddressSanitizer's

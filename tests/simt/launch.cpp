@@ -48,6 +48,7 @@ static cudaError_t check_launch(const Kernel_call &call, const dim3 &grid, const
                                 size_t dynamic_size, Here here)
 {
     const cudaDeviceProp &p = device_at(current_device()).properties;
+    cudaError_t error;
     uint64_t threads = (uint64_t)block.x * block.y * block.z;
     if (!threads || block.x > 1024 || block.y > 1024 || block.z > 64 ||
         threads > (uint64_t)p.maxThreadsPerBlock)
@@ -65,6 +66,16 @@ static cudaError_t check_launch(const Kernel_call &call, const dim3 &grid, const
                       "%zu bytes of dynamic shared memory, %zu are allowed (cudaFuncSetAttribute "
                       "raises this to %zu)",
                       dynamic_size, limit, p.sharedMemPerBlockOptin);
+    for (size_t i = 0; i < call.pointers.size(); i++) {
+        const void *pointer = call.pointers[i];
+        if (pointer && !in_device_space(pointer) && !is_pinned(pointer)) {
+            error = refuse(call, here, cudaErrorIllegalAddress,
+                           "pointer %zu of the arguments, %p, is host memory that is not pinned", i,
+                           pointer);
+            lose_device(current_device(), error);
+            return error;
+        }
+    }
     return cudaSuccess;
 }
 

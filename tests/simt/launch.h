@@ -7,7 +7,9 @@
 
 #include <memory>
 #include <tuple>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #ifndef SIMT_WARP_SIZE
 #define SIMT_WARP_SIZE 32
@@ -35,6 +37,7 @@ class Kernel_call
     const char *const name;
     const void *const function;
     const unsigned width;
+    std::vector<const void *> pointers; // among the arguments
     const bool checked; // was compiled with calls of the emulator at loads and stores
 };
 
@@ -48,6 +51,8 @@ template <class... Parameters> class Kernel_call_of final : public Kernel_call
           kernel(kernel_),
           arguments(static_cast<std::decay_t<Parameters>>(std::forward<Arguments>(values))...)
     {
+        std::apply([this](const auto &...values_) { (this->note_pointer(values_), ...); },
+                   arguments);
     }
     void run() const override
     {
@@ -55,6 +60,12 @@ template <class... Parameters> class Kernel_call_of final : public Kernel_call
     }
 
   private:
+    template <class T> void note_pointer(const T &value)
+    {
+        if constexpr (std::is_pointer_v<T> && !std::is_function_v<std::remove_pointer_t<T>>)
+            pointers.push_back((const void *)value);
+    }
+
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;
 };

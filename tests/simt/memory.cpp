@@ -26,7 +26,6 @@ static char *space;
 static uint32_t *page_owner; // index into `allocations` + 1, for every page of the space
 static std::vector<Allocation> allocations;
 static size_t cursor[device_count];
-static bool wrapped[device_count];
 static std::map<uintptr_t, size_t> pinned; // start and size
 static std::map<uintptr_t, bool> pinned_owned;
 
@@ -94,38 +93,40 @@ bool is_pinned(const void *pointer)
     return (uintptr_t)pointer < after->first + after->second;
 }
 
-// Pages for `mapped` bytes and the page after them, or null.
-static char *place(int device, size_t mapped)
+// Whether the page at an offset of the device's space, or the gap before it, is of live memory; *end is where
+// that ends.
+static bool is_live(int device, size_t offset, size_t *end)
 {
     char *base = space + space_per_device * (size_t)device;
-    size_t needed = mapped + page;
-    if (cursor[device] + needed > space_per_device) {
-        cursor[device] = 0;
-        wrapped[device] = true;
-    }
-    size_t tried = 0;
-    while (wrapped[device] && cursor[device] + needed <= space_per_device) {
-        // Past live memory; freed memory is forgotten page by page.
-        size_t length = 0;
-        while (length < needed) {
-            const Allocation *a = find_allocation(base + cursor[device] + length);
-            if (a && !a->freed) {
-                cursor[device] = a->start + a->mapped + page - (size_t)base;
-                length = 0;
-                if (cursor[device] + needed > space_per_device && tried++ == 0)
-                    cursor[device] = 0;
-                break;
+    const Allocation *a = find_allocation(base + offset);
+    if (!a || a->freed)
+        return false;
+    *end = a->start + a->mapped + page - (uintptr_t)base;
+    return true;
+}
+
+// Address space for `mapped` bytes and the page after them, or null: what comes after the last allocation, and when the
+// end of the device's space was reached, the first gap from its beginning.
+static char *place(int device, size_t mapped)
+{
+    const size_t needed = mapped + page;
+    char *base = space + space_per_device * (size_t)device;
+    for (int turn = 0; turn < 2; turn++) {
+        size_t start = cursor[device], end = start, after;
+        while (start + needed <= space_per_device) {
+            if (is_live(device, end, &after)) {
+                start = end = after;
+                continue;
             }
-            length += page;
+            end += page;
+            if (end - start >= needed) {
+                cursor[device] = end;
+                return base + start;
+            }
         }
-        if (length >= needed)
-            break;
+        cursor[device] = 0;
     }
-    if (cursor[device] + needed > space_per_device)
-        return nullptr;
-    char *start = base + cursor[device];
-    cursor[device] += needed;
-    return start;
+    return nullptr;
 }
 
 static cudaError_t allocate(int device, size_t size, void **memory)
@@ -215,6 +216,11 @@ static bool kind_agrees(const void *to, const void *from, enum cudaMemcpyKind ki
 
 using namespace simt;
 
+// Calls that must not be made while a stream captures.
+#define BEGIN_ALONE(name)                                                                          \
+    BEGIN(name);                                                                                   \
+    if (cudaError_t forbidden = forbid_capture(name))                                              \
+    return end_call(forbidden)
 #define BEGIN(name)                                                                                \
     std::lock_guard<std::recursive_mutex> lock(runtime_mutex);                                     \
     if (cudaError_t error = begin_call(name))                                                      \
@@ -222,13 +228,13 @@ using namespace simt;
 
 cudaError_t cudaMalloc(void **memory, size_t size)
 {
-    BEGIN("cudaMalloc");
+    BEGIN_ALONE("cudaMalloc");
     return end_call(allocate(current_device(), size, memory));
 }
 
 cudaError_t cudaFree(void *memory)
 {
-    BEGIN("cudaFree");
+    BEGIN_ALONE("cudaFree");
     if (!memory)
         return cudaSuccess;
     Allocation *a = const_cast<Allocation *>(find_allocation(memory));
@@ -283,7 +289,7 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 cudaError_t cudaHostAlloc(void **memory, size_t size, unsigned flags)
 {
     (void)flags;
-    BEGIN("cudaHostAlloc");
+    BEGIN_ALONE("cudaHostAlloc");
     *memory = nullptr;
     size_t rounded = (size + page - 1) & ~(page - 1);
     if (rounded && !(*memory = aligned_alloc(page, rounded)))
@@ -303,7 +309,7 @@ cudaError_t cudaMallocHost(void **memory, size_t size)
 
 cudaError_t cudaFreeHost(void *memory)
 {
-    BEGIN("cudaFreeHost");
+    BEGIN_ALONE("cudaFreeHost");
     if (!memory)
         return cudaSuccess;
     auto owned = pinned_owned.find((uintptr_t)memory);
@@ -318,7 +324,7 @@ cudaError_t cudaFreeHost(void *memory)
 cudaError_t cudaHostRegister(void *memory, size_t size, unsigned flags)
 {
     (void)flags;
-    BEGIN("cudaHostRegister");
+    BEGIN_ALONE("cudaHostRegister");
     if (!memory || !size || in_device_space(memory))
         return end_call(cudaErrorInvalidValue);
     if (is_pinned(memory) || is_pinned((char *)memory + size - 1))
@@ -329,7 +335,7 @@ cudaError_t cudaHostRegister(void *memory, size_t size, unsigned flags)
 
 cudaError_t cudaHostUnregister(void *memory)
 {
-    BEGIN("cudaHostUnregister");
+    BEGIN_ALONE("cudaHostUnregister");
     if (pinned_owned.count((uintptr_t)memory) || !pinned.erase((uintptr_t)memory))
         return end_call(cudaErrorHostMemoryNotRegistered);
     return cudaSuccess;
@@ -406,7 +412,7 @@ static cudaError_t copy(void *to, size_t to_pitch, const void *from, size_t from
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind)
 {
-    BEGIN("cudaMemcpy");
+    BEGIN_ALONE("cudaMemcpy");
     return end_call(copy(to, size, from, size, size, 1, kind, nullptr, true));
 }
 
@@ -420,7 +426,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
 cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                          size_t width, size_t height, enum cudaMemcpyKind kind)
 {
-    BEGIN("cudaMemcpy2D");
+    BEGIN_ALONE("cudaMemcpy2D");
     return end_call(copy(to, to_pitch, from, from_pitch, width, height, kind, nullptr, true));
 }
 

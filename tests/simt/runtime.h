@@ -72,7 +72,8 @@ cudaError_t submit(cudaStream_t stream, Work work);
 cudaStream_t resolve_stream(cudaStream_t stream);
 int stream_device(cudaStream_t stream);
 bool stream_captures(cudaStream_t stream);
-bool streams_are_lazy();
+// cudaSuccess, or the error of a call that must not be made while a stream captures; the capture is lost then.
+cudaError_t forbid_capture(const char *what);
 cudaError_t synchronize_stream(cudaStream_t stream);
 cudaError_t synchronize_device(int device);
 void destroy_streams(int device);

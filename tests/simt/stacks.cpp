@@ -1,4 +1,4 @@
-/* Stacks for fibers: one mapping, a guard page below each stack, handed out last in first out so that few pages are
+/* Stacks for fibers: one mapping, pages that can not be accessed below each stack, handed out last in first out so that few pages are
  * ever touched. */
 #include "internal.h"
 
@@ -52,6 +52,12 @@ void Stack_pool::take_back_all()
 char *Stack_pool::bottom(int stack) const
 {
     return base + (size_t)stack * stack_stride + stack_guard;
+}
+
+bool Stack_pool::is_guard(const void *address) const
+{
+    size_t offset = (size_t)((const char *)address - base);
+    return offset < max_threads * stack_stride && offset % stack_stride < stack_guard;
 }
 
 void *Stack_pool::prepare(int stack, void (*entry)()) const

@@ -60,11 +60,6 @@ bool stream_captures(cudaStream_t stream)
     return state && state->capture;
 }
 
-bool streams_are_lazy()
-{
-    return settings.lazy_streams;
-}
-
 // ---- doing work -----------------------------------------------------------------------------------
 
 static void execute(Stream_state *stream, const Work &work)
@@ -202,7 +197,9 @@ cudaError_t forbid_capture(const char *what)
     for (int device = 0; device < device_count; device++) {
         for (cudaStream_t stream : device_at(device).streams) {
             Stream_state *state = stream->state.get();
-            if (!state->capture || state->capture_mode == cudaStreamCaptureModeRelaxed)
+            if (!state->capture || state->capture_mode == cudaStreamCaptureModeRelaxed ||
+                (state->capture_mode == cudaStreamCaptureModeThreadLocal &&
+                 state->capture_thread != std::this_thread::get_id()))
                 continue;
             if (!state->capture->invalid) {
                 std::string report = "simt: a stream captures, and can not: ";
@@ -321,6 +318,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned
             stream->capture = state->capture;
             stream->capture_origin = false;
             stream->capture_mode = state->captured_in->capture_mode;
+            stream->capture_thread = state->captured_in->capture_thread;
         }
         stream->capture_joined = false;
         state->captured_in->capture_joined = true;

@@ -6,6 +6,7 @@
 
 #include <deque>
 #include <memory>
+#include <thread>
 #include <vector>
 
 namespace simt
@@ -34,6 +35,7 @@ struct Stream_state {
     bool capture_origin = false; // cudaStreamBeginCapture was called on this one
     bool capture_joined = true;  // nothing was captured since it was last waited for
     cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+    std::thread::id capture_thread;
 };
 
 struct Event_state {
@@ -46,8 +48,6 @@ struct Event_state {
 
 // The state of a handle, null for none such.
 std::shared_ptr<Stream_state> state_of(cudaStream_t stream);
-// cudaSuccess, or the error of a call that must not be made while a stream captures; the capture is lost then.
-cudaError_t forbid_capture(const char *what);
 void run_until(Stream_state *stream, uint64_t number);
 
 } // namespace simt

@@ -309,14 +309,16 @@ __global__ void waiting(int *out)
     __syncthreads();
     int *second = &flags[1];
     if (threadIdx.x == WARP_SIZE) {
-        simt::defer([second] { *second = 5; });
+        simt::defer([second]() SIMT_UNCHECKED { *second = 5; });
         atomicExch(&flags[0], 3);
+        simt::note_release(flags);
         simt::notify();
     }
     const int *first = &flags[0];
     if (threadIdx.x < WARP_SIZE) {
-        simt::wait_until("a flag", [=] { return *first == 3; });
-        simt::wait_until("deferred work", [=] { return *second == 5; });
+        simt::wait_until("a flag", [=]() SIMT_UNCHECKED { return *first == 3; });
+        simt::note_acquire(flags);
+        simt::wait_until("deferred work", [=]() SIMT_UNCHECKED { return *second == 5; });
         out[threadIdx.x] = *first + *second;
     }
 }
