@@ -44,4 +44,29 @@ static inline float *rondo_quantize_scale_at(const struct rondo_tensor *out, int
     return (float *)out->scale + row * out->scale_stride + group;
 }
 
+/* An output row that may be codes: `part` keeps a group's bf16 values until it is whole. The reference's own way
+ * to store; other levels do the same by vectors. */
+struct rondo_row_out {
+    const struct rondo_tensor *out;
+    int64_t row;
+    uint16_t part[RONDO_BLOCK];
+};
+
+/* Codes and scale of channels [begin, end) of a row, at most a group of 128; x[0] is the first of them. */
+void rondo_quantize_group_ref(const void *x, enum rondo_dtype dtype, const struct rondo_tensor *out,
+                              int64_t row, int64_t begin, int64_t end, bool power_of_two);
+
+/* Stores channel i; channels come in ascending order, beginning at a multiple of 128. */
+static inline void rondo_row_put(struct rondo_row_out *to, int64_t i, float value)
+{
+    if (to->out->dtype != RONDO_F8_E4M3) {
+        rondo_store(rondo_tensor_row(to->out, to->row), to->out->dtype, (size_t)i, value);
+        return;
+    }
+    to->part[i % RONDO_BLOCK] = rondo_f32_to_bf16(value);
+    if ((i + 1) % RONDO_BLOCK == 0 || i + 1 == rondo_tensor_columns(to->out))
+        rondo_quantize_group_ref(to->part, RONDO_BF16, to->out, to->row,
+                                 i / RONDO_BLOCK * RONDO_BLOCK, i + 1, false);
+}
+
 #endif

@@ -1,6 +1,6 @@
 /* Kernels of the basic family over a vector of 16 floats: included once by each level, after its
  * vector header. */
-#include "backend_cpu/basic.h"
+#include "backend_cpu/quantize_kernels.h"
 #include "core/numbers.h"
 
 /* Elements index .. index + 15 of any floating dtype, the first n of them. */
@@ -38,36 +38,41 @@ static void LEVEL(embedding_row)(const struct rondo_op_embedding *op, int64_t to
 static void LEVEL(quantize_row)(const struct rondo_op_quantize *op, int64_t row, int64_t first,
                                 int64_t end)
 {
-    const void *x = rondo_tensor_row(&op->x, row);
-    uint8_t *out = rondo_tensor_row(&op->out, row), last[16];
+    const char *x = rondo_tensor_row(&op->x, row);
     int64_t n = rondo_tensor_columns(&op->x);
     for (int64_t group = first; group < end; group++) {
         int64_t begin = group * RONDO_BLOCK,
                 stop = begin + RONDO_BLOCK < n ? begin + RONDO_BLOCK : n;
-        v16 largest = v_set(0);
-        for (int64_t i = begin; i < stop; i += 16)
-            largest = v_max(v_abs(v_load_part(x, op->x.dtype, i, stop - i)), largest);
-        float scale = rondo_quantize_scale(v_largest(largest), op->power_of_two);
-        for (int64_t i = begin; i < stop; i += 16) {
-            v16 value = v_div(v_load_part(x, op->x.dtype, i, stop - i), v_set(scale));
-            v_store_e4m3(stop - i >= 16 ? out + i : last, value);
-            if (stop - i < 16)
-                memcpy(out + i, last, (size_t)(stop - i));
-        }
-        *rondo_quantize_scale_at(&op->out, row, group) = scale;
+        quantize_group(x + (size_t)begin * rondo_dtype_size(op->x.dtype), op->x.dtype, &op->out,
+                       row, begin, stop, op->power_of_two);
+    }
+}
+
+/* Channels [first, end) as 16 at a time, to `out` from element first - skip on. */
+static inline void swiglu_part(const struct rondo_op_swiglu *op, int64_t row, int64_t first,
+                               int64_t end, void *out, enum rondo_dtype dtype, int64_t skip)
+{
+    const void *x = rondo_tensor_row(&op->x, row);
+    int64_t n = rondo_tensor_columns(&op->out);
+    for (int64_t i = first; i < end; i += 16) {
+        v16 gate = v_load_part(x, op->x.dtype, i, end - i);
+        v16 up = v_load_part(x, op->x.dtype, n + i, end - i);
+        v_store_part(out, dtype, i - skip, end - i, v_mul(v_mul(gate, v_sigmoid(gate)), up));
     }
 }
 
 static void LEVEL(swiglu_row)(const struct rondo_op_swiglu *op, int64_t row, int64_t first,
                               int64_t end)
 {
-    const void *x = rondo_tensor_row(&op->x, row);
-    void *out = rondo_tensor_row(&op->out, row);
-    int64_t n = rondo_tensor_columns(&op->out);
-    for (int64_t i = first; i < end; i += 16) {
-        v16 gate = v_load_part(x, op->x.dtype, i, end - i);
-        v16 up = v_load_part(x, op->x.dtype, n + i, end - i);
-        v_store_part(out, op->out.dtype, i, end - i, v_mul(v_mul(gate, v_sigmoid(gate)), up));
+    uint16_t part[RONDO_BLOCK];
+    if (op->out.dtype != RONDO_F8_E4M3) {
+        swiglu_part(op, row, first, end, rondo_tensor_row(&op->out, row), op->out.dtype, 0);
+        return;
+    }
+    for (int64_t begin = first; begin < end; begin += RONDO_BLOCK) {
+        int64_t stop = begin + RONDO_BLOCK < end ? begin + RONDO_BLOCK : end;
+        swiglu_part(op, row, begin, stop, part, RONDO_BF16, begin);
+        quantize_group(part, RONDO_BF16, &op->out, row, begin, stop, false);
     }
 }
 

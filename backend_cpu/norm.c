@@ -56,13 +56,13 @@ static void rmsnorm_cpu(struct rondo_device *device, const struct rondo_op_rmsno
     run(device, op, op->n_rows, op->n_rows * rondo_tensor_columns(&op->x), rmsnorm_task);
 }
 
-/* A unit is a group of a row. */
+/* A unit is a group of a row; rows that become codes stay whole. */
 static void group_norm_gate_task(void *user, int thread, int threads)
 {
     const struct job *job = user;
     const struct rondo_op_group_norm_gate *op = job->op;
-    int64_t first, end;
-    rondo_split(job->units, 1, thread, threads, &first, &end);
+    int64_t first, end, align = op->out.dtype == RONDO_F8_E4M3 ? op->n_groups : 1;
+    rondo_split(job->units, align, thread, threads, &first, &end);
     while (first < end) {
         int64_t row = first / op->n_groups, group = first % op->n_groups;
         int64_t left = end - row * op->n_groups, stop = left < op->n_groups ? left : op->n_groups;

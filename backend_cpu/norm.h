@@ -6,7 +6,7 @@
 
 /* Output row `row` of a rmsnorm. */
 typedef void rondo_rmsnorm_row(const struct rondo_op_rmsnorm *op, int64_t row);
-/* Groups [first, end) of row `row`. */
+/* Groups [first, end) of row `row`; all of them when the output is codes. */
 typedef void rondo_group_norm_gate_row(const struct rondo_op_group_norm_gate *op, int64_t row,
                                        int first, int end);
 /* Heads [first, end) of token `token`, counted over q, then k, then v. */

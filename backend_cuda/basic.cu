@@ -110,7 +110,7 @@ void launch_swiglu(struct gpu_device *device, const struct rondo_op_swiglu *op)
     int64_t blocks = ceil_div(rows * pieces * GROUP_LANES, SWIGLU_THREADS);
     LAUNCH((swiglu_kernel<DTYPE, VECTOR, AT_ONCE>), dim3((unsigned)blocks), dim3(SWIGLU_THREADS), 0,
            device->stream, static_cast<const char *>(op->x.data), op->x.row_stride,
-           act_rows_of(&op->out), rows, (int32_t)columns, (int32_t)pieces);
+           act_rows_of(&op->out, NULL), rows, (int32_t)columns, (int32_t)pieces);
     GPU_LAUNCHED(device, "swiglu");
 }
 
@@ -120,7 +120,7 @@ template <int DTYPE> void run_swiglu(struct gpu_device *device, const struct ron
     bool vector = rows_are_vectors(&op->x) && rows_are_vectors(&op->out);
     if (!vector)
         launch_swiglu<DTYPE, false, 1>(device, op);
-    else if (elements <= (int64_t)device->multiprocessors * 16384)
+    else if (elements <= (int64_t)device->multiprocessors * 4096)
         launch_swiglu<DTYPE, true, 1>(device, op);
     else
         launch_swiglu<DTYPE, true, SWIGLU_AT_ONCE>(device, op);

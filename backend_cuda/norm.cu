@@ -195,7 +195,7 @@ void run_quantize(struct gpu_device *device, const struct rondo_op_quantize *op)
     int64_t elements = rondo_tensor_rows(&op->x) * rondo_tensor_columns(&op->x);
     if (!rows_are_vectors(&op->x) || !rows_are_vectors(&op->out))
         launch_quantize<DTYPE, false, 1>(device, op);
-    else if (elements <= (int64_t)device->multiprocessors * 16384)
+    else if (elements <= (int64_t)device->multiprocessors * 4096)
         launch_quantize<DTYPE, true, 1>(device, op);
     else
         launch_quantize<DTYPE, true, QUANTIZE_AT_ONCE>(device, op);
@@ -211,7 +211,7 @@ void GPU(rmsnorm)(struct rondo_device *device, const struct rondo_op_rmsnorm *op
     args.x = static_cast<const float *>(op->x.data);
     args.rows = op->rows;
     args.weight = op->weight;
-    args.out = act_rows_of(&op->out);
+    args.out = act_rows_of(&op->out, &op->codes);
     args.n_rows = op->n_rows;
     args.x_stride = op->x.row_stride;
     args.columns = (int32_t)rondo_tensor_columns(&op->x);
@@ -220,6 +220,7 @@ void GPU(rmsnorm)(struct rondo_device *device, const struct rondo_op_rmsnorm *op
     if (args.n_rows > 0)
         run_norm<NO_GATE>(gpu_device_of(device), &args,
                           rows_are_vectors(&op->x) && rows_are_vectors(&op->out) &&
+                              (!op->codes.data || rows_are_vectors(&op->codes)) &&
                               is_vector_address(op->weight),
                           "rmsnorm");
 }
@@ -237,10 +238,12 @@ void GPU(group_norm_gate)(struct rondo_device *device, const struct rondo_op_gro
         args.x = static_cast<const float *>(op->x.data) + skip;
         args.weight = op->weight + skip;
         args.gate = static_cast<const char *>(op->gate.data) + (size_t)skip * gate_size;
-        args.out = act_rows_of(&op->out);
+        args.out = act_rows_of(&op->out, NULL);
         args.out.data = static_cast<char *>(args.out.data) + (size_t)skip * out_size;
-        args.out.codes.codes += skip;
-        args.out.codes.scale += skip / RONDO_BLOCK;
+        if (op->out.dtype == RONDO_F8_E4M3) {
+            args.out.codes.codes += skip;
+            args.out.codes.scale += skip / RONDO_BLOCK;
+        }
         args.n_rows = rondo_tensor_rows(&op->x);
         args.x_stride = op->x.row_stride;
         args.gate_stride = op->gate.row_stride;

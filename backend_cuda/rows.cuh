@@ -229,32 +229,38 @@ static __device__ __forceinline__ void round_to_bf16(eight &x)
         unpack2<RONDO_BF16>(pack_bf16(x.v[i], x.v[i + 1]), x.v + i);
 }
 
-// An output of f32, bf16, or codes of bf16.
+// An output of f32, bf16, or codes, or bf16 and codes.
 struct act_rows {
     void *data;
     int64_t stride;
     int dtype;
-    struct code_rows codes;
+    struct code_rows codes; // codes NULL: none
 };
 
-static inline struct act_rows act_rows_of(const struct rondo_tensor *out)
+static inline struct act_rows act_rows_of(const struct rondo_tensor *out,
+                                          const struct rondo_tensor *codes)
 {
-    struct act_rows rows = {out->data, out->row_stride, (int)out->dtype, code_rows_of(out)};
+    struct act_rows rows = {out->data, out->row_stride, (int)out->dtype, {}};
+    if (out->dtype == RONDO_F8_E4M3)
+        rows.codes = code_rows_of(out);
+    else if (codes && codes->data)
+        rows.codes = code_rows_of(codes);
     return rows;
 }
 
-// Stores a lane's channels in any of the three forms. Whole warps, whose lanes hold neighbouring channels.
+// Stores a lane's channels in any of these forms. Whole warps, whose lanes hold neighbouring channels.
 template <bool VECTOR>
 static __device__ __forceinline__ void store_act8(const struct act_rows &out, int64_t row,
                                                   int64_t at, int64_t n, eight &x)
 {
-    if (out.dtype == RONDO_F8_E4M3) {
-        round_to_bf16(x);
-        quantize8<VECTOR>(out.codes, row, at, n, x, false);
-    } else {
+    if (out.dtype != RONDO_F8_E4M3) {
         int64_t size = out.dtype == RONDO_F32 ? 4 : 2;
         store8<VECTOR>(static_cast<char *>(out.data) + row * out.stride * size, out.dtype, at, n,
                        x);
+    }
+    if (out.codes.codes) {
+        round_to_bf16(x);
+        quantize8<VECTOR>(out.codes, row, at, n, x, false);
     }
 }
 

@@ -88,6 +88,19 @@ static void want_input(struct check *check, const struct rondo_tensor *x)
          "is f8_e4m3 without scales of 1x128");
 }
 
+/* An output of channels: act, or codes with room for their scales. */
+static void want_output(struct check *check, const char *field, const struct rondo_tensor *out)
+{
+    if (out->dtype != RONDO_F8_E4M3) {
+        want(check, is_act(out->dtype), field, "is not f32, bf16 or f8_e4m3");
+        return;
+    }
+    want(check,
+         out->scale && out->scale_stride * RONDO_BLOCK >= out->shape[1] && out->scale_rows == 1 &&
+             out->scale_columns == RONDO_BLOCK,
+         field, "has no room for scales of 1x128");
+}
+
 static void check_embedding(struct check *check, const struct rondo_op_embedding *op)
 {
     want(check, is_weight(op->table.dtype) && op->table.data, "table",
@@ -99,21 +112,28 @@ static void check_embedding(struct check *check, const struct rondo_op_embedding
 static void check_rmsnorm(struct check *check, const struct rondo_op_rmsnorm *op)
 {
     want(check, op->x.dtype == RONDO_F32, "x", "is not f32");
-    want(check, is_act(op->out.dtype), "out", "is not f32 or bf16");
+    want_output(check, "out", &op->out);
     want(check, op->weight != NULL, "weight", "is missing");
     want_tensor(check, "x", &op->x, op->x.shape[0], op->x.shape[1]);
     want_tensor(check, "out", &op->out, op->n_rows, op->x.shape[1]);
     want(check, op->rows || op->x.shape[0] >= op->n_rows, "n_rows", "is more than x has");
     want_apart(check, &op->x, &op->out, "out");
+    if (!op->codes.data)
+        return;
+    want(check, op->codes.dtype == RONDO_F8_E4M3 && op->out.dtype == RONDO_BF16, "codes",
+         "are not f8_e4m3 of bf16");
+    want_output(check, "codes", &op->codes);
+    want_tensor(check, "codes", &op->codes, op->n_rows, op->x.shape[1]);
+    want_apart(check, &op->x, &op->codes, "codes");
+    want_apart(check, &op->out, &op->codes, "codes");
 }
 
 static void check_quantize(struct check *check, const struct rondo_op_quantize *op)
 {
     want(check, is_act(op->x.dtype), "x", "is not f32 or bf16");
     want(check, op->out.dtype == RONDO_F8_E4M3, "out", "is not f8_e4m3");
+    want_output(check, "out", &op->out);
     want_tensor(check, "out", &op->out, op->x.shape[0], op->x.shape[1]);
-    want(check, op->out.scale && op->out.scale_stride * RONDO_BLOCK >= op->x.shape[1], "out",
-         "has no room for scales");
     want_apart(check, &op->x, &op->out, "out");
 }
 
@@ -220,7 +240,8 @@ static void check_group_norm_gate(struct check *check, const struct rondo_op_gro
          "does not divide the channels");
     want_tensor(check, "gate", &op->gate, op->x.shape[0], op->x.shape[1]);
     want_tensor(check, "out", &op->out, op->x.shape[0], op->x.shape[1]);
-    want(check, is_act(op->gate.dtype) && is_act(op->out.dtype), "out", "is not f32 or bf16");
+    want(check, is_act(op->gate.dtype), "gate", "is not f32 or bf16");
+    want_output(check, "out", &op->out);
     want(check, op->weight != NULL, "weight", "is missing");
     want_apart(check, &op->x, &op->out, "out");
     want_apart(check, &op->gate, &op->out, "out");
@@ -250,7 +271,8 @@ static void check_group_tokens(struct check *check, const struct rondo_op_group_
 
 static void check_swiglu(struct check *check, const struct rondo_op_swiglu *op)
 {
-    want(check, is_act(op->x.dtype) && is_act(op->out.dtype), "x", "is not f32 or bf16");
+    want(check, is_act(op->x.dtype), "x", "is not f32 or bf16");
+    want_output(check, "out", &op->out);
     want_tensor(check, "x", &op->x, op->x.shape[0], 2 * op->out.shape[1]);
     want_tensor(check, "out", &op->out, op->x.shape[0], op->out.shape[1]);
     want_apart(check, &op->x, &op->out, "out");

@@ -2,7 +2,8 @@
  *
  * Shapes: T tokens of the batch, B sequences, D hidden size, H query heads, Hkv key/value heads, hd head
  * size, E experts, K experts per token, R = T*K routed rows, C = RONDO_CHUNK. "act" is the activation
- * dtype of the plan: f32, or bf16 in modes bf16 and fp8.
+ * dtype of the plan: f32, or bf16 in modes bf16 and fp8. "codes" are f8_e4m3 with scales of 1x128: an output that
+ * is stored as codes holds what the op would put into bf16, quantised as by quantize, power_of_two false.
  *
  * The reference of each op is the plain C in backend_cpu/ref; "order" below is its order of operations.
  * All arithmetic is f32. fma(a,b,c) is one fused operation. Every CPU path follows the order and gives the
@@ -88,12 +89,13 @@ struct rondo_op_embedding {
 
 /* Root-mean-square norm. Order: s = sum of squares as 16 lanes (lane l: fma over channels l, l+16, ...)
  * added by rondo_sum_tree16; r = 1 / sqrt(s / D + eps); out = (x * r) * weight, rounded to out's dtype.
- * With `rows`, output row i is made from input row rows[i]. NMSE 1e-12 (f32), 1e-5 (bf16). */
+ * With `rows`, output row i is made from input row rows[i]. NMSE 1e-12 (f32), 1e-5 (bf16), 1e-4 (codes). */
 struct rondo_op_rmsnorm {
-    struct rondo_tensor x;   /* [T or more, D] f32 */
-    struct rondo_tensor out; /* [n_rows, D] f32 or bf16 */
-    const float *weight;     /* [D] */
-    const int32_t *rows;     /* [n_rows] or NULL */
+    struct rondo_tensor x;     /* [T or more, D] f32 */
+    struct rondo_tensor out;   /* [n_rows, D] act or codes */
+    struct rondo_tensor codes; /* [n_rows, D] out, which is bf16, as codes too; data NULL: none */
+    const float *weight;       /* [D] */
+    const int32_t *rows;       /* [n_rows] or NULL */
     int32_t n_rows;
     float eps;
 };
@@ -221,11 +223,11 @@ struct rondo_op_accept {
 };
 
 /* Grouped RMS norm and gate: n_groups contiguous groups of channels, each with its own r (order of
- * rmsnorm), out = ((x * r) * weight) * sigmoid(gate). NMSE 1e-11 (f32), 1e-5 (bf16). */
+ * rmsnorm), out = ((x * r) * weight) * sigmoid(gate). NMSE 1e-11 (f32), 1e-5 (bf16), 1e-4 (codes). */
 struct rondo_op_group_norm_gate {
     struct rondo_tensor x;    /* [T, N] f32 */
     struct rondo_tensor gate; /* [T, N] act */
-    struct rondo_tensor out;  /* [T, N] act */
+    struct rondo_tensor out;  /* [T, N] act or codes */
     const float *weight;      /* [N] */
     int32_t n_groups;
     float eps;
@@ -259,10 +261,10 @@ struct rondo_op_group_tokens {
     int32_t *token_of; /* [T*K] */
 };
 
-/* out = silu(x[:, :I]) * x[:, I:]. NMSE 1e-12 (f32), 1e-5 (bf16). */
+/* out = silu(x[:, :I]) * x[:, I:]. NMSE 1e-12 (f32), 1e-5 (bf16), 1e-4 (codes). */
 struct rondo_op_swiglu {
     struct rondo_tensor x;   /* [R, 2 I] act */
-    struct rondo_tensor out; /* [R, I] act */
+    struct rondo_tensor out; /* [R, I] act or codes */
 };
 
 /* h[t] = h[t] + (sum over k of weights[t,k] * y[row_of[t*K+k]] (+ shared[t])).

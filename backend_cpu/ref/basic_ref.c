@@ -18,24 +18,31 @@ void rondo_embedding_ref(struct rondo_device *device, const struct rondo_op_embe
 }
 
 /* A NaN does not take part in the maximum; its code is 0x7f. */
+void rondo_quantize_group_ref(const void *x, enum rondo_dtype dtype, const struct rondo_tensor *out,
+                              int64_t row, int64_t begin, int64_t end, bool power_of_two)
+{
+    uint8_t *codes = (uint8_t *)rondo_tensor_row(out, row) + begin;
+    float largest = 0;
+    for (int64_t i = 0; i < end - begin; i++) {
+        float magnitude = fabsf(rondo_load(x, dtype, (size_t)i));
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    float scale = rondo_quantize_scale(largest, power_of_two);
+    for (int64_t i = 0; i < end - begin; i++)
+        codes[i] = rondo_f32_to_e4m3(rondo_load(x, dtype, (size_t)i) / scale);
+    *rondo_quantize_scale_at(out, row, begin / RONDO_BLOCK) = scale;
+}
+
 static void quantize_row_ref(const struct rondo_op_quantize *op, int64_t row, int64_t first,
                              int64_t end)
 {
-    const void *x = rondo_tensor_row(&op->x, row);
-    uint8_t *out = rondo_tensor_row(&op->out, row);
+    const char *x = rondo_tensor_row(&op->x, row);
     int64_t n = rondo_tensor_columns(&op->x);
     for (int64_t group = first; group < end; group++) {
         int64_t begin = group * RONDO_BLOCK,
                 stop = begin + RONDO_BLOCK < n ? begin + RONDO_BLOCK : n;
-        float largest = 0;
-        for (int64_t i = begin; i < stop; i++) {
-            float magnitude = fabsf(rondo_load(x, op->x.dtype, (size_t)i));
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        float scale = rondo_quantize_scale(largest, op->power_of_two);
-        for (int64_t i = begin; i < stop; i++)
-            out[i] = rondo_f32_to_e4m3(rondo_load(x, op->x.dtype, (size_t)i) / scale);
-        *rondo_quantize_scale_at(&op->out, row, group) = scale;
+        rondo_quantize_group_ref(x + (size_t)begin * rondo_dtype_size(op->x.dtype), op->x.dtype,
+                                 &op->out, row, begin, stop, op->power_of_two);
     }
 }
 
@@ -50,12 +57,12 @@ static void swiglu_row_ref(const struct rondo_op_swiglu *op, int64_t row, int64_
                            int64_t end)
 {
     const void *x = rondo_tensor_row(&op->x, row);
-    void *out = rondo_tensor_row(&op->out, row);
+    struct rondo_row_out out = {.out = &op->out, .row = row};
     int64_t n = rondo_tensor_columns(&op->out);
     for (int64_t i = first; i < end; i++) {
         float gate = rondo_load(x, op->x.dtype, (size_t)i);
         float up = rondo_load(x, op->x.dtype, (size_t)(n + i));
-        rondo_store(out, op->out.dtype, (size_t)i, rondo_silu(gate) * up);
+        rondo_row_put(&out, i, rondo_silu(gate) * up);
     }
 }
 

@@ -1,4 +1,5 @@
 /* Reference of the norm family: rmsnorm, group_norm_gate, qkv. Orders stand in core/ops.h. */
+#include "backend_cpu/basic.h"
 #include "backend_cpu/norm.h"
 #include "core/numbers.h"
 
@@ -14,11 +15,15 @@ static float inverse_rms(const float *x, int64_t n, float eps)
 static void rmsnorm_row_ref(const struct rondo_op_rmsnorm *op, int64_t row)
 {
     const float *x = rondo_tensor_row(&op->x, op->rows ? op->rows[row] : row);
-    void *out = rondo_tensor_row(&op->out, row);
+    struct rondo_row_out out = {.out = &op->out, .row = row};
+    struct rondo_row_out codes = {.out = &op->codes, .row = row};
     int64_t n = rondo_tensor_columns(&op->x);
     float r = inverse_rms(x, n, op->eps);
-    for (int64_t i = 0; i < n; i++)
-        rondo_store(out, op->out.dtype, (size_t)i, (x[i] * r) * op->weight[i]);
+    for (int64_t i = 0; i < n; i++) {
+        rondo_row_put(&out, i, (x[i] * r) * op->weight[i]);
+        if (op->codes.data)
+            rondo_row_put(&codes, i, (x[i] * r) * op->weight[i]);
+    }
 }
 
 void rondo_rmsnorm_ref(struct rondo_device *device, const struct rondo_op_rmsnorm *op)
@@ -32,13 +37,13 @@ static void group_norm_gate_row_ref(const struct rondo_op_group_norm_gate *op, i
 {
     const float *x = rondo_tensor_row(&op->x, row);
     const void *gate = rondo_tensor_row(&op->gate, row);
-    void *out = rondo_tensor_row(&op->out, row);
+    struct rondo_row_out out = {.out = &op->out, .row = row};
     int64_t n = rondo_tensor_columns(&op->x) / op->n_groups;
     for (int group = first; group < end; group++) {
         float r = inverse_rms(x + group * n, n, op->eps);
         for (int64_t i = group * n; i < (group + 1) * n; i++) {
             float open = rondo_sigmoid(rondo_load(gate, op->gate.dtype, (size_t)i));
-            rondo_store(out, op->out.dtype, (size_t)i, ((x[i] * r) * op->weight[i]) * open);
+            rondo_row_put(&out, i, ((x[i] * r) * op->weight[i]) * open);
         }
     }
 }

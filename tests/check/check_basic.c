@@ -133,6 +133,7 @@ static void check_quantize(struct check *check)
                 quantize_case(check, check_random_range(check, 0, 9), widths[w],
                               i & 1 ? RONDO_BF16 : RONDO_F32, i & 2, (enum check_fill)fill,
                               check_random_range(check, 0, 3), check_random(check) % 4 == 0);
+    quantize_case(check, 701, 776, RONDO_BF16, false, CHECK_NORMAL, 0, true); /* many on a GPU */
     for (int i = 0; i < (check->bench ? 6 : 4); i++)
         quantize_case(check, rows[i / 2], 2048, i & 1 ? RONDO_BF16 : RONDO_F32, false, CHECK_NORMAL,
                       0, false);
@@ -162,6 +163,8 @@ static void swiglu_case(struct check *check, int32_t rows, int32_t n, enum rondo
         check_tensor(check, dtype, rows, 2 * n, gap, CHECK_SCALE_NONE, fill, "x");
     struct check_tensor *out =
         check_tensor_output(check, dtype, rows, n, gap, CHECK_SCALE_NONE, "out");
+    struct check_tensor *codes =
+        check_tensor_output(check, RONDO_F8_E4M3, rows, n, gap, CHECK_SCALE_ACTIVATION, "codes");
     struct rondo_op_swiglu op[2];
     for (int side = 0; side < 2; side++)
         op[side] = (struct rondo_op_swiglu){.x = x->side[side], .out = out->side[side]};
@@ -173,6 +176,13 @@ static void swiglu_case(struct check *check, int32_t rows, int32_t n, enum rondo
     if (fill == CHECK_NORMAL && n == 512)
         check_bench(check, RONDO_OP_SWIGLU, &op[1],
                     3.0 * rows * n * (double)rondo_dtype_size(dtype), 22.0 * rows * n);
+    if (dtype != RONDO_BF16)
+        return;
+    for (int side = 0; side < 2; side++)
+        op[side].out = codes->side[side];
+    check_run(check, RONDO_OP_SWIGLU, &op[0], &op[1]);
+    check_compare(check, codes, NULL, 1e-4);
+    check_compare_codes(check, out, codes);
 }
 
 static void check_swiglu(struct check *check)
@@ -184,6 +194,7 @@ static void check_swiglu(struct check *check)
                 swiglu_case(check, check_random_range(check, 0, 9), widths[w],
                             i ? RONDO_BF16 : RONDO_F32, (enum check_fill)fill,
                             check_random_range(check, 0, 3));
+    swiglu_case(check, 701, 776, RONDO_BF16, CHECK_NORMAL, 0); /* many on a GPU */
     for (int i = 0; i < (check->bench ? 6 : 4); i++)
         swiglu_case(check, rows[i / 2], 512, i & 1 ? RONDO_BF16 : RONDO_F32, CHECK_NORMAL, 0);
 }

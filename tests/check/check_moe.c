@@ -162,6 +162,9 @@ static void check_router(struct check *check)
         {256, 8, 4, 8, RONDO_SCORE_SIGMOID, true, true},
         {300, 1, 1, 10, RONDO_SCORE_SOFTMAX, true, true},
         {24, 2, 1, 12, RONDO_SCORE_SIGMOID, true, true},
+        {512, 4, 4, 33, RONDO_SCORE_SIGMOID, true, true}, /* from here on, what no model has: more choices */
+        {160, 80, 9, 7, RONDO_SCORE_SOFTMAX, true, true}, /* or groups than a warp has lanes, */
+        {1100, 2, 2, 8, RONDO_SCORE_SIGMOID, true, false}, /* more experts than it keeps in registers */
     };
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         for (int fill = 0; fill < CHECK_FILLS; fill++)
@@ -224,6 +227,8 @@ static void group_tokens_case(struct check *check, int32_t tokens, int32_t k, in
             .row_of = row_of->data[side],
             .token_of = token_of->data[side],
         };
+    struct rondo_limits limits = {.tokens = tokens, .experts = experts, .experts_per_token = k};
+    check_reserve(check, &limits);
     check_run(check, RONDO_OP_GROUP_TOKENS, &op[0], &op[1]);
     check_compare_array(check, offsets, RONDO_I32, experts + 1, NULL, 0);
     check_compare_array(check, row_of, RONDO_I32, (int64_t)pairs, NULL, 0);
@@ -242,6 +247,8 @@ static void check_group_tokens(struct check *check)
         for (int32_t tokens = 0; tokens < 20; tokens = 2 * tokens + 1)
             group_tokens_case(check, tokens, shapes[s][0], shapes[s][1]);
     group_tokens_case(check, 512, 8, 256);
+    group_tokens_case(check, 3011, 3, 4093); /* more than one block of a GPU sorts */
+    group_tokens_case(check, 4001, 8, 256);
 }
 
 /* ---- combine --------------------------------------------------------------------------------- */

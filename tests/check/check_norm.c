@@ -18,6 +18,15 @@ static double double_tolerance(enum rondo_dtype dtype, double f32)
     return dtype == RONDO_F32 ? f32 : 0x1p-16;
 }
 
+/* An output of a family that can make codes. */
+static struct check_tensor *output(struct check *check, enum rondo_dtype dtype, int64_t rows,
+                                   int64_t columns, int64_t gap, const char *name)
+{
+    bool codes = dtype == RONDO_F8_E4M3;
+    return check_tensor_output(check, dtype, rows, columns, gap,
+                               codes ? CHECK_SCALE_ACTIVATION : CHECK_SCALE_NONE, name);
+}
+
 static double sigmoid(double x)
 {
     return 1 / (1 + exp(-x));
@@ -46,6 +55,43 @@ static void rmsnorm_double(struct check *check, const struct check_tensor *x, co
                 rondo_tensor_at(&x->host, rows[row], i) / sqrt(sum / n + eps) * weight[i];
     }
     check_compare_double(check, out, expected, NULL, double_tolerance(out->host.dtype, 1e-12));
+}
+
+/* The same op three times: to bf16, to bf16 and codes, and to codes. */
+static void rmsnorm_codes_case(struct check *check, int32_t n_rows, int32_t n, enum check_fill fill,
+                               int32_t gap)
+{
+    check_case(check, "T=%d D=%d f32 to codes, %s%s", n_rows, n, check_fill_name(fill),
+               gap ? ", strided" : "");
+    struct check_tensor *x =
+        check_tensor(check, RONDO_F32, n_rows, n, gap, CHECK_SCALE_NONE, fill, "x");
+    struct check_tensor *plain = output(check, RONDO_BF16, n_rows, n, gap, "plain");
+    struct check_tensor *out = output(check, RONDO_BF16, n_rows, n, gap, "out");
+    struct check_tensor *codes[2] = {output(check, RONDO_F8_E4M3, n_rows, n, gap, "codes beside"),
+                                     output(check, RONDO_F8_E4M3, n_rows, n, gap, "codes")};
+    struct check_buffer *weight = check_floats(check, n, CHECK_NORMAL, "weight");
+    struct check_tensor *outs[3] = {plain, out, codes[1]};
+    struct rondo_op_rmsnorm op[3][2];
+    for (int form = 0; form < 3; form++) {
+        for (int side = 0; side < 2; side++) {
+            op[form][side] = (struct rondo_op_rmsnorm){.x = x->side[side],
+                                                       .out = outs[form]->side[side],
+                                                       .weight = weight->data[side],
+                                                       .n_rows = n_rows,
+                                                       .eps = 1e-6f};
+            if (form == 1)
+                op[form][side].codes = codes[0]->side[side];
+        }
+        check_run(check, RONDO_OP_RMSNORM, &op[form][0], &op[form][1]);
+    }
+    check_compare(check, out, NULL, tolerance(RONDO_BF16, 0));
+    for (int i = 0; i < 2; i++) {
+        check_compare(check, codes[i], NULL, 1e-4);
+        check_compare_codes(check, plain, codes[i]);
+    }
+    if (check->bench && fill == CHECK_NORMAL && n == 2048)
+        check_bench(check, RONDO_OP_RMSNORM, &op[2][1], (double)n_rows * n * (5 + 1.0 / 32),
+                    8.0 * n_rows * n);
 }
 
 static void rmsnorm_case(struct check *check, int32_t n_rows, int32_t n, enum rondo_dtype dtype,
@@ -95,8 +141,21 @@ static void check_rmsnorm(struct check *check)
         rmsnorm_case(check, 1, 2048, activations[i], CHECK_NORMAL, false, 0);
         rmsnorm_case(check, 67, 2048, activations[i], CHECK_NORMAL, false, 0);
     }
-    if (check->bench)
+    /* More rows than a GPU gives a block each; rows that do not fit into its shared memory. */
+    rmsnorm_case(check, 611, 64, RONDO_BF16, CHECK_NORMAL, false, 0);
+    rmsnorm_case(check, 303, 2056, RONDO_F32, CHECK_NORMAL, true, 0);
+    rmsnorm_case(check, 3, 12800, RONDO_BF16, CHECK_NORMAL, false, 0);
+    rmsnorm_case(check, 2, 12803, RONDO_F32, CHECK_NORMAL, true, 1);
+    for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
+        for (int fill = 0; fill < CHECK_FILLS; fill++)
+            rmsnorm_codes_case(check, check_random_range(check, 0, 7), widths[w],
+                               (enum check_fill)fill, check_random_range(check, 0, 3));
+    rmsnorm_codes_case(check, 1, 2048, CHECK_NORMAL, 0);
+    rmsnorm_codes_case(check, 601, 384, CHECK_NORMAL, 0);
+    if (check->bench) {
         rmsnorm_case(check, 512, 2048, RONDO_F32, CHECK_NORMAL, false, 0);
+        rmsnorm_codes_case(check, 512, 2048, CHECK_NORMAL, 0);
+    }
 }
 
 /* ---- group_norm_gate ------------------------------------------------------------------------- */
@@ -120,18 +179,20 @@ static void group_norm_gate_double(struct check *check, const struct check_tenso
     check_compare_double(check, out, expected, NULL, double_tolerance(out->host.dtype, 1e-11));
 }
 
+/* `with_codes`: to bf16 and to codes. */
 static void group_norm_gate_case(struct check *check, int32_t rows, int32_t groups, int32_t n,
-                                 enum rondo_dtype dtype, enum check_fill fill, int32_t gap)
+                                 enum rondo_dtype dtype, bool with_codes, enum check_fill fill,
+                                 int32_t gap)
 {
-    check_case(check, "T=%d groups=%d of %d, %s, %s%s", rows, groups, n, rondo_dtype_name(dtype),
-               check_fill_name(fill), gap ? ", strided" : "");
+    check_case(check, "T=%d groups=%d of %d, %s%s, %s%s", rows, groups, n, rondo_dtype_name(dtype),
+               with_codes ? " and codes" : "", check_fill_name(fill), gap ? ", strided" : "");
     int32_t columns = groups * n;
     struct check_tensor *x =
         check_tensor(check, RONDO_F32, rows, columns, gap, CHECK_SCALE_NONE, fill, "x");
     struct check_tensor *gate =
         check_tensor(check, dtype, rows, columns, gap, CHECK_SCALE_NONE, fill, "gate");
-    struct check_tensor *out =
-        check_tensor_output(check, dtype, rows, columns, gap, CHECK_SCALE_NONE, "out");
+    struct check_tensor *out = output(check, dtype, rows, columns, gap, "out");
+    struct check_tensor *codes = output(check, RONDO_F8_E4M3, rows, columns, gap, "codes");
     struct check_buffer *weight = check_floats(check, columns, CHECK_NORMAL, "weight");
     struct rondo_op_group_norm_gate op[2];
     for (int side = 0; side < 2; side++)
@@ -147,6 +208,13 @@ static void group_norm_gate_case(struct check *check, int32_t rows, int32_t grou
     check_compare(check, out, NULL, tolerance(dtype, 1e-11));
     if (check->is_reference && is_ordinary(fill))
         group_norm_gate_double(check, x, gate, weight->host, groups, out, 1e-6f);
+    if (with_codes) {
+        for (int side = 0; side < 2; side++)
+            op[side].out = codes->side[side];
+        check_run(check, RONDO_OP_GROUP_NORM_GATE, &op[0], &op[1]);
+        check_compare(check, codes, NULL, 1e-4);
+        check_compare_codes(check, out, codes);
+    }
     if (check->bench && fill == CHECK_NORMAL && columns == 2048 && !gap)
         check_bench(check, RONDO_OP_GROUP_NORM_GATE, &op[1],
                     (double)rows * columns * (4.0 + 2.0 * (double)rondo_dtype_size(dtype)),
@@ -160,14 +228,16 @@ static void check_group_norm_gate(struct check *check)
         for (int fill = 0; fill < CHECK_FILLS; fill++)
             for (int i = 0; i < 2; i++)
                 group_norm_gate_case(check, check_random_range(check, 0, 11), sizes[s][0],
-                                     sizes[s][1], activations[i], (enum check_fill)fill,
+                                     sizes[s][1], activations[i], i == 1, (enum check_fill)fill,
                                      check_random_range(check, 0, 3));
     for (int i = 0; i < 2; i++) {
-        group_norm_gate_case(check, 1, 4, 512, activations[i], CHECK_NORMAL, 0);
-        group_norm_gate_case(check, 61, 4, 512, activations[i], CHECK_NORMAL, 0);
+        group_norm_gate_case(check, 1, 4, 512, activations[i], i == 1, CHECK_NORMAL, 0);
+        group_norm_gate_case(check, 61, 4, 512, activations[i], false, CHECK_NORMAL, 0);
     }
+    group_norm_gate_case(check, 307, 4, 56, RONDO_BF16, true, CHECK_NORMAL, 0);
+    group_norm_gate_case(check, 2, 2051, 3, RONDO_BF16, true, CHECK_NORMAL, 0);
     if (check->bench)
-        group_norm_gate_case(check, 512, 4, 512, RONDO_F32, CHECK_NORMAL, 0);
+        group_norm_gate_case(check, 512, 4, 512, RONDO_F32, false, CHECK_NORMAL, 0);
 }
 
 /* ---- qkv ------------------------------------------------------------------------------------- */
@@ -285,6 +355,11 @@ static void check_qkv(struct check *check)
                 qkv_case(check, &shapes[s], &options, activations[i], (enum check_fill)fill,
                          check_random_range(check, 0, 3));
             }
+    /* More tokens than a GPU splits over several blocks. */
+    static const struct qkv_shape wide = {5, 1, 48, 32, true, true};
+    struct check_batch_options many = {
+        .n_sequences = 2, .min_tokens = 301, .max_tokens = 307, .max_start = 9, .vocab_size = 10};
+    qkv_case(check, &wide, &many, RONDO_BF16, CHECK_NORMAL, 0);
     /* Of Ring-mini: linear and softmax layers. */
     static const struct qkv_shape mini[2] = {{16, 16, 128, 64, true, true},
                                              {16, 4, 128, 64, true, false}};

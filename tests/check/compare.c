@@ -164,3 +164,41 @@ void check_compare_double(struct check *check, struct check_tensor *tensor, cons
                    "%.3g allowed",
                    tensor->buffer->name, nmse_of(&sum), nmse);
 }
+
+/* Whether rows of `size` bytes agree on one side. */
+static bool same_rows(struct check *check, struct check_buffer *a, struct check_buffer *b, int side,
+                      int64_t rows, size_t size, size_t stride)
+{
+    for (int64_t row = 0; row < rows; row++)
+        if (memcmp((const char *)a->result[side] + (size_t)row * stride,
+                   (const char *)b->result[side] + (size_t)row * stride, size) != 0) {
+            check_fail(check, "%s: row %lld is not what %s makes of bf16 by quantize", a->name,
+                       (long long)row, side == CHECK_REFERENCE ? "the reference" : "the device");
+            return false;
+        }
+    return true;
+}
+
+void check_compare_codes(struct check *check, const struct check_tensor *plain,
+                         struct check_tensor *codes)
+{
+    const struct rondo_tensor *t = &codes->host;
+    int64_t rows = rondo_tensor_rows(t), columns = rondo_tensor_columns(t);
+    struct check_tensor *composed = check_tensor_output(
+        check, RONDO_F8_E4M3, rows, columns, t->row_stride - columns, CHECK_SCALE_ACTIVATION, "by");
+    struct rondo_op_quantize op[2];
+    for (int side = 0; side < 2; side++)
+        op[side] = (struct rondo_op_quantize){.x = plain->side[side], .out = composed->side[side]};
+    check_run(check, RONDO_OP_QUANTIZE, &op[0], &op[1]);
+    check_download(check, composed->buffer);
+    check_download(check, composed->scale);
+    check_download(check, codes->buffer);
+    check_download(check, codes->scale);
+    for (int side = 0; side < 2; side++)
+        if (!same_rows(check, codes->buffer, composed->buffer, side, rows, (size_t)columns,
+                       (size_t)t->row_stride) ||
+            !same_rows(check, codes->scale, composed->scale, side, rows,
+                       (size_t)t->scale_stride * sizeof(float),
+                       (size_t)t->scale_stride * sizeof(float)))
+            return;
+}
