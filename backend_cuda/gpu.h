@@ -83,6 +83,9 @@ const char *GPU(grouped_gemm_path)(const struct gpu_device *device,
                                    const struct rondo_op_grouped_gemm *op);
 const char *GPU(linear_attention_path)(const struct gpu_device *device,
                                        const struct rondo_op_linear_attention *op);
+/* The same: "mma bf16", or "fma f32" for f32 and for what the tensor core kernels do not take. */
+const char *GPU(softmax_attention_path)(const struct gpu_device *device,
+                                        const struct rondo_op_softmax_attention *op);
 
 #ifdef __cplusplus
 }

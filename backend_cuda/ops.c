@@ -75,9 +75,10 @@ static const char *supports(struct rondo_device *device, enum rondo_op op, const
 static const char *path(struct rondo_device *device, enum rondo_op op, const void *args)
 {
     struct gpu_device *gpu = &gpu_host_of(device)->gpu;
-    return op == RONDO_OP_GEMM           ? GPU(gemm_path)(gpu, args)
-           : op == RONDO_OP_GROUPED_GEMM ? GPU(grouped_gemm_path)(gpu, args)
-                                         : NULL;
+    return op == RONDO_OP_GEMM                ? GPU(gemm_path)(gpu, args)
+           : op == RONDO_OP_GROUPED_GEMM      ? GPU(grouped_gemm_path)(gpu, args)
+           : op == RONDO_OP_SOFTMAX_ATTENTION ? GPU(softmax_attention_path)(gpu, args)
+                                              : NULL;
 }
 
 /* Products of bf16 or quantised inputs belong on the tensor cores. */
@@ -85,9 +86,14 @@ static const char *fallback(struct rondo_device *device, enum rondo_op op, const
 {
     const struct rondo_op_gemm *gemm = args;
     const struct rondo_op_grouped_gemm *grouped = args;
+    const struct rondo_op_softmax_attention *attention = args;
     const char *name = path(device, op, args);
     if (!name || strncmp(name, "fma", 3) != 0)
         return NULL;
+    if (op == RONDO_OP_SOFTMAX_ATTENTION)
+        return attention->q.dtype == RONDO_F32 ? NULL
+                                               : "the head size (or scale, or alignment) is none "
+                                                 "that runs on tensor cores, f32 is used";
     const struct rondo_tensor *x = op == RONDO_OP_GEMM ? &gemm->x : &grouped->x;
     return x->dtype == RONDO_F32 ? NULL
                                  : "a weight's dtype is not exact in bf16, so that it is "
