@@ -65,12 +65,20 @@ static __host__ __device__ __forceinline__ int first_entry(const chunk_range &ra
 
 // ---- one chunk ---------------------------------------------------------------------------------------------
 
-template <int D, int STAGES> struct chunk_shared {
-    static constexpr int X = D + ROW_PAD, V = VALUE_TILE + ROW_PAD;
-    uint16_t q[CHUNK * X], k[STAGES][CHUNK * X], v[STAGES][CHUNK * V];
-    uint16_t high[D * V], low[D * V]; // of S
-#ifdef RONDO_HIP
-    uint16_t scratch[CHUNK_WARPS][256]; // for tile_a_from_c
+// A block's part of a head: all D channels of keys, VALUES of the value columns. Rows of k and v are held twice,
+// for the next chunk to be on its way, where STAGES is 2.
+template <int D_, int VALUES_, int STAGES_> struct chunk_shape {
+    static constexpr int D = D_, VALUES = VALUES_, STAGES = STAGES_;
+    static constexpr int X = D + ROW_PAD, V = VALUES + ROW_PAD;         // rows in shared memory
+    static constexpr int N = VALUES / 16, TILES = D / 16 / CHUNK_WARPS; // tiles of a warp
+};
+
+template <class SHAPE> struct chunk_shared {
+    uint16_t q[CHUNK * SHAPE::X], k[SHAPE::STAGES][CHUNK * SHAPE::X];
+    uint16_t v[SHAPE::STAGES][CHUNK * SHAPE::V];
+    uint16_t high[SHAPE::D * SHAPE::V], low[SHAPE::D * SHAPE::V]; // of S
+#if TILE_SCRATCH
+    uint16_t scratch[CHUNK_WARPS][TILE_SCRATCH];
 #endif
     float decay[CHUNK + 4];
     int segment[2]; // sequence, segment
@@ -82,55 +90,54 @@ struct chunk_run {
     int head, value, first, end;
 };
 
-template <int D, int STAGES>
-static __device__ __forceinline__ void stage_queries(chunk_shared<D, STAGES> *s,
+template <class SHAPE>
+static __device__ __forceinline__ void stage_queries(chunk_shared<SHAPE> *s,
                                                      const linear_arguments<uint16_t> &a,
                                                      const chunk_run &run, int chunk)
 {
     const rondo_batch_sequence &sequence = run.c.sequence;
     int first = run.c.origin + chunk * CHUNK - sequence.start; // token of row 0
-    const uint16_t *q = a.q + sequence.first_token * a.q_stride + run.head * D;
-    stage_rows<D, chunk_shared<D, STAGES>::X>(s->q, CHUNK, q, [&](int j) {
+    const uint16_t *q = a.q + sequence.first_token * a.q_stride + run.head * SHAPE::D;
+    stage_rows<SHAPE::D, SHAPE::X>(s->q, CHUNK, q, [&](int j) {
         return first + j >= 0 && first + j < sequence.n_tokens ? q + (first + j) * a.q_stride
                                                                : NULL;
     });
     copy_async_commit();
 }
 
-template <int D, int STAGES>
-static __device__ __forceinline__ void stage_rows_of(chunk_shared<D, STAGES> *s,
+template <class SHAPE>
+static __device__ __forceinline__ void stage_rows_of(chunk_shared<SHAPE> *s,
                                                      const linear_arguments<uint16_t> &a,
                                                      const chunk_run &run, int chunk)
 {
-    typedef chunk_shared<D, STAGES> shared;
     const rondo_batch_sequence &sequence = run.c.sequence;
     batch_rows<uint16_t> rows = batch_rows_of(a, sequence, run.head);
-    int slot = chunk % STAGES, first = run.c.origin + chunk * CHUNK;
+    int slot = chunk % SHAPE::STAGES, first = run.c.origin + chunk * CHUNK;
     int length = sequence.start + sequence.n_tokens;
-    stage_rows<D, shared::X>(s->k[slot], CHUNK, rows.new_k,
-                             [&](int j) { return first + j < length ? rows.k(first + j) : NULL; });
-    stage_rows<VALUE_TILE, shared::V>(s->v[slot], CHUNK, rows.new_v, [&](int j) {
+    stage_rows<SHAPE::D, SHAPE::X>(s->k[slot], CHUNK, rows.new_k, [&](int j) {
+        return first + j < length ? rows.k(first + j) : NULL;
+    });
+    stage_rows<SHAPE::VALUES, SHAPE::V>(s->v[slot], CHUNK, rows.new_v, [&](int j) {
         return first + j < length ? rows.v(first + j) + run.value : NULL;
     });
     copy_async_commit();
 }
 
 // sum = q S for the warp's 16 rows.
-template <int D>
-static __device__ __forceinline__ void multiply_state(tile_c (&sum)[VALUE_TILE / 16],
-                                                      const uint16_t *q, const uint16_t *high,
-                                                      const uint16_t *low)
+template <class SHAPE>
+static __device__ __forceinline__ void multiply_state(tile_c (&sum)[SHAPE::N], const uint16_t *q,
+                                                      const uint16_t *high, const uint16_t *low)
 {
-    constexpr int X = D + ROW_PAD, V = VALUE_TILE + ROW_PAD;
+    constexpr int X = SHAPE::X, V = SHAPE::V;
 #pragma unroll
-    for (int n = 0; n < VALUE_TILE / 16; n++)
+    for (int n = 0; n < SHAPE::N; n++)
         tile_clear(sum[n]);
 #pragma unroll
-    for (int d = 0; d < D; d += 16) {
+    for (int d = 0; d < SHAPE::D; d += 16) {
         tile_a a;
         tile_load_a(a, q + d, X);
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++) {
+        for (int n = 0; n < SHAPE::N; n++) {
             tile_b b;
             tile_load_b_transposed(b, high + d * V + n * 16, V);
             tile_mma(sum[n], a, b);
@@ -141,16 +148,16 @@ static __device__ __forceinline__ void multiply_state(tile_c (&sum)[VALUE_TILE /
 }
 
 // sum += w v with 16 rows of k and v that begin at row `first_j` of the chunk; the q rows begin at `first_i`.
-template <int D>
+template <class SHAPE>
 static __device__ __forceinline__ void
-add_rows(tile_c (&sum)[VALUE_TILE / 16], const uint16_t *q, const uint16_t *k, const uint16_t *v,
+add_rows(tile_c (&sum)[SHAPE::N], const uint16_t *q, const uint16_t *k, const uint16_t *v,
          const float *decay, int first_i, int first_j, uint16_t *scratch)
 {
-    constexpr int X = D + ROW_PAD, V = VALUE_TILE + ROW_PAD;
+    constexpr int X = SHAPE::X, V = SHAPE::V;
     tile_c w;
     tile_clear(w);
 #pragma unroll
-    for (int d = 0; d < D; d += 16) {
+    for (int d = 0; d < SHAPE::D; d += 16) {
         tile_a a;
         tile_b b;
         tile_load_a(a, q + d, X);
@@ -168,7 +175,7 @@ add_rows(tile_c (&sum)[VALUE_TILE / 16], const uint16_t *q, const uint16_t *k, c
     tile_a_from_c(high, w, scratch);
     tile_a_from_c(low, rest, scratch);
 #pragma unroll
-    for (int n = 0; n < VALUE_TILE / 16; n++) {
+    for (int n = 0; n < SHAPE::N; n++) {
         tile_b b;
         tile_load_b_transposed(b, v + n * 16, V);
         tile_mma(sum[n], high, b);
@@ -177,38 +184,38 @@ add_rows(tile_c (&sum)[VALUE_TILE / 16], const uint16_t *q, const uint16_t *k, c
 }
 
 // Output rows of a chunk, 16 of them by each warp.
-template <int D, int STAGES>
-static __device__ __forceinline__ void do_outputs(chunk_shared<D, STAGES> *s,
+template <class SHAPE>
+static __device__ __forceinline__ void do_outputs(chunk_shared<SHAPE> *s,
                                                   const linear_arguments<uint16_t> &a,
                                                   const chunk_run &run, int chunk)
 {
-    typedef chunk_shared<D, STAGES> shared;
     const rondo_batch_sequence &sequence = run.c.sequence;
-    int warp = (int)threadIdx.x / WARP_SIZE, slot = chunk % STAGES, row0 = warp * 16;
+    int warp = (int)threadIdx.x / WARP_SIZE, slot = chunk % SHAPE::STAGES, row0 = warp * 16;
     // Token of the warp's first row, and which of its rows are tokens of this batch.
     int token = run.c.origin + chunk * CHUNK + row0 - sequence.start;
     int first = max(-token, 0), end = min(sequence.n_tokens - token, 16);
     if (first >= 16 || end <= 0)
         return;
-    const uint16_t *q = s->q + row0 * shared::X;
-    tile_c sum[VALUE_TILE / 16];
-    multiply_state<D>(sum, q, s->high, s->low);
+    const uint16_t *q = s->q + row0 * SHAPE::X;
+    tile_c sum[SHAPE::N];
+    multiply_state<SHAPE>(sum, q, s->high, s->low);
 #pragma unroll
-    for (int n = 0; n < VALUE_TILE / 16; n++)
+    for (int n = 0; n < SHAPE::N; n++)
 #pragma unroll
         for (int i = 0; i < TILE_C; i++)
             sum[n].r[i] *= s->decay[row0 + tile_row(i) + 1];
-#ifdef RONDO_HIP
+#if TILE_SCRATCH
     uint16_t *scratch = s->scratch[warp];
 #else
     uint16_t *scratch = NULL;
 #endif
     for (int j = 0; j <= row0; j += 16)
-        add_rows<D>(sum, q, s->k[slot] + j * shared::X, s->v[slot] + j * shared::V, s->decay, row0,
-                    j, scratch);
-    float *out = a.out + (sequence.first_token + token) * a.out_stride + run.head * D + run.value;
+        add_rows<SHAPE>(sum, q, s->k[slot] + j * SHAPE::X, s->v[slot] + j * SHAPE::V, s->decay,
+                        row0, j, scratch);
+    float *out =
+        a.out + (sequence.first_token + token) * a.out_stride + run.head * SHAPE::D + run.value;
 #pragma unroll
-    for (int n = 0; n < VALUE_TILE / 16; n++) {
+    for (int n = 0; n < SHAPE::N; n++) {
 #pragma unroll
         for (int i = 0; i < TILE_C; i++)
             sum[n].r[i] = sum[n].r[i] * a.scale + 0.0f;
@@ -218,17 +225,17 @@ static __device__ __forceinline__ void do_outputs(chunk_shared<D, STAGES> *s,
 
 // ---- the state of a block: 16 * TILES rows of d a warp ---------------------------------------------------
 
-template <int TILES>
-static __device__ __forceinline__ void fold_state(tile_c (&state)[TILES][VALUE_TILE / 16],
+template <class SHAPE>
+static __device__ __forceinline__ void fold_state(tile_c (&state)[SHAPE::TILES][SHAPE::N],
                                                   const uint16_t *k, int k_stride,
                                                   const uint16_t *v, const float *decay)
 {
-    constexpr int V = VALUE_TILE + ROW_PAD;
-    tile_c u[TILES][VALUE_TILE / 16];
+    constexpr int TILES = SHAPE::TILES, V = SHAPE::V;
+    tile_c u[TILES][SHAPE::N];
 #pragma unroll
     for (int m = 0; m < TILES; m++)
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++)
+        for (int n = 0; n < SHAPE::N; n++)
             tile_clear(u[m][n]);
 #pragma unroll
     for (int j = 0; j < CHUNK; j += 16) {
@@ -237,7 +244,7 @@ static __device__ __forceinline__ void fold_state(tile_c (&state)[TILES][VALUE_T
         for (int m = 0; m < TILES; m++)
             load_decayed_keys(high[m], low[m], k + j * k_stride + m * 16, k_stride, decay, j);
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++) {
+        for (int n = 0; n < SHAPE::N; n++) {
             tile_b b;
             tile_load_b_transposed(b, v + j * V + n * 16, V);
 #pragma unroll
@@ -250,37 +257,35 @@ static __device__ __forceinline__ void fold_state(tile_c (&state)[TILES][VALUE_T
 #pragma unroll
     for (int m = 0; m < TILES; m++)
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++)
+        for (int n = 0; n < SHAPE::N; n++)
             fold_tile(state[m][n], u[m][n], decay[CHUNK]);
 }
 
-template <int D, int STAGES>
-static __device__ __forceinline__ void
-publish_state(chunk_shared<D, STAGES> *s,
-              const tile_c (&state)[D / 16 / CHUNK_WARPS][VALUE_TILE / 16])
+template <class SHAPE>
+static __device__ __forceinline__ void publish_state(chunk_shared<SHAPE> *s,
+                                                     const tile_c (&state)[SHAPE::TILES][SHAPE::N])
 {
-    constexpr int V = VALUE_TILE + ROW_PAD, TILES = D / 16 / CHUNK_WARPS;
+    constexpr int V = SHAPE::V, TILES = SHAPE::TILES;
     int d = (int)threadIdx.x / WARP_SIZE * TILES * 16;
 #pragma unroll
     for (int m = 0; m < TILES; m++)
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++)
+        for (int n = 0; n < SHAPE::N; n++)
             store_split<V>(s->high + (d + m * 16) * V + n * 16, s->low + (d + m * 16) * V + n * 16,
                            state[m][n]);
 }
 
 // The chunks of a run one after the other. `from` is S at its beginning, NULL for zeros; `to` is where S is wanted
 // when the sequence's last whole chunk is folded, or NULL. Both are the head's.
-template <int D, int STAGES>
-static __device__ __forceinline__ void do_run(chunk_shared<D, STAGES> *s,
+template <class SHAPE>
+static __device__ __forceinline__ void do_run(chunk_shared<SHAPE> *s,
                                               const linear_arguments<uint16_t> &a,
                                               const chunk_run &run, const float *from, float *to)
 {
-    constexpr int TILES = D / 16 / CHUNK_WARPS;
-    typedef chunk_shared<D, STAGES> shared;
+    constexpr int D = SHAPE::D, TILES = SHAPE::TILES;
     int d = (int)threadIdx.x / WARP_SIZE * TILES * 16;
     int n_folds = to ? min(run.end, run.c.n_whole) : run.end - 1;
-    tile_c state[TILES][VALUE_TILE / 16];
+    tile_c state[TILES][SHAPE::N];
 
     stage_queries(s, a, run, run.first);
     stage_rows_of(s, a, run, run.first);
@@ -288,7 +293,7 @@ static __device__ __forceinline__ void do_run(chunk_shared<D, STAGES> *s,
 #pragma unroll
     for (int m = 0; m < TILES; m++)
 #pragma unroll
-        for (int n = 0; n < VALUE_TILE / 16; n++) {
+        for (int n = 0; n < SHAPE::N; n++) {
             tile_clear(state[m][n]);
             if (from)
                 load_tile(state[m][n], from + (d + m * 16) * D + run.value + n * 16, D);
@@ -298,7 +303,7 @@ static __device__ __forceinline__ void do_run(chunk_shared<D, STAGES> *s,
         bool more = chunk + 1 < run.end;
         copy_async_wait<0>();
         __syncthreads(); // rows and S are there; all are done with the other stage
-        if (STAGES > 1 && more)
+        if (SHAPE::STAGES > 1 && more)
             stage_rows_of(s, a, run, chunk + 1);
         do_outputs(s, a, run, chunk);
         if (chunk >= n_folds)
@@ -306,10 +311,10 @@ static __device__ __forceinline__ void do_run(chunk_shared<D, STAGES> *s,
         __syncthreads(); // all are done with q and S
         if (more)
             stage_queries(s, a, run, chunk + 1);
-        int slot = chunk % STAGES;
-        fold_state<TILES>(state, s->k[slot] + d, shared::X, s->v[slot], s->decay);
+        int slot = chunk % SHAPE::STAGES;
+        fold_state<SHAPE>(state, s->k[slot] + d, SHAPE::X, s->v[slot], s->decay);
         publish_state(s, state);
-        if (STAGES == 1 && more) {
+        if (SHAPE::STAGES == 1 && more) {
             __syncthreads(); // all are done with k and v
             stage_rows_of(s, a, run, chunk + 1);
         }
@@ -318,41 +323,41 @@ static __device__ __forceinline__ void do_run(chunk_shared<D, STAGES> *s,
 #pragma unroll
         for (int m = 0; m < TILES; m++)
 #pragma unroll
-            for (int n = 0; n < VALUE_TILE / 16; n++)
+            for (int n = 0; n < SHAPE::N; n++)
                 store_tile(to + (d + m * 16) * D + run.value + n * 16, D, state[m][n], 0, 16);
 }
 
 // ---- kernels -------------------------------------------------------------------------------------------------
 
 // Grid: value tiles, heads, sequences, the first fastest.
-template <int D, int STAGES>
+template <class SHAPE>
 __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     chunk_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
-    typedef chunk_shared<D, STAGES> shared;
-    DYN_SHARED(shared, s);
-    int block = (int)blockIdx.x / (D / VALUE_TILE);
+    constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
+    DYN_SHARED(chunk_shared<SHAPE>, s);
+    int block = (int)blockIdx.x / PARTS;
     rondo_batch_sequence sequence = a.batch.sequences[block / a.heads];
     if (!is_in(range, sequence))
         return;
     chunk_run run;
     run.c = chunked_of(sequence);
     run.head = block % a.heads;
-    run.value = (int)blockIdx.x % (D / VALUE_TILE) * VALUE_TILE;
+    run.value = (int)blockIdx.x % PARTS * SHAPE::VALUES;
     run.first = 0;
     run.end = run.c.n_chunks;
     float *state = a.state + cache_row(sequence.slot, a.heads, run.head, D, D);
-    do_run<D, STAGES>(s, a, run, sequence.start > 0 ? state : NULL, state);
+    do_run(s, a, run, sequence.start > 0 ? state : NULL, state);
 }
 
 // Grid: value tiles, heads, entries of segments.
-template <int D, int STAGES>
+template <class SHAPE>
 __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     segment_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
-    typedef chunk_shared<D, STAGES> shared;
-    DYN_SHARED(shared, s);
-    int block = (int)blockIdx.x / (D / VALUE_TILE), entry = block / a.heads;
+    constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
+    DYN_SHARED(chunk_shared<SHAPE>, s);
+    int block = (int)blockIdx.x / PARTS, entry = block / a.heads;
     if (threadIdx.x == 0)
         s->segment[0] = -1;
     __syncthreads();
@@ -372,10 +377,10 @@ __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     chunk_run run;
     run.c = chunked_of(a.batch.sequences[s->segment[0]]);
     run.head = block % a.heads;
-    run.value = (int)blockIdx.x % (D / VALUE_TILE) * VALUE_TILE;
+    run.value = (int)blockIdx.x % PARTS * SHAPE::VALUES;
     run.first = s->segment[1] * range.chunks;
     run.end = min(run.first + range.chunks, run.c.n_chunks);
-    do_run<D, STAGES>(s, a, run, range.states + (int64_t)block * D * D, NULL);
+    do_run(s, a, run, range.states + (int64_t)block * D * D, NULL);
 }
 
 // Grid: tiles of a state, heads, sequences.
@@ -423,29 +428,37 @@ static bool opt_in(struct gpu_device *device, void (*kernel)(PARAMETERS...), siz
         "linear_attention");
 }
 
-template <int D, int STAGES>
-static void launch_chunks(struct gpu_device *device, const linear_arguments<uint16_t> &a,
-                          const chunk_range &range, int64_t entries)
+template <class SHAPE>
+static void launch_shape(struct gpu_device *device, const linear_arguments<uint16_t> &a,
+                         const chunk_range &range, int64_t entries)
 {
-    constexpr size_t size = sizeof(chunk_shared<D, STAGES>);
-    dim3 block(CHUNK_WARPS * WARP_SIZE), grid((unsigned)(entries * a.heads * (D / VALUE_TILE)));
+    constexpr size_t size = sizeof(chunk_shared<SHAPE>);
+    dim3 grid((unsigned)(entries * a.heads * (SHAPE::D / SHAPE::VALUES)));
+    dim3 block(CHUNK_WARPS * WARP_SIZE);
     if (range.chunks == 0) {
-        if (opt_in(device, chunk_kernel<D, STAGES>, size))
-            LAUNCH((chunk_kernel<D, STAGES>), grid, block, size, device->stream, a, range);
-    } else if (opt_in(device, segment_kernel<D, STAGES>, size)) {
-        LAUNCH((segment_kernel<D, STAGES>), grid, block, size, device->stream, a, range);
+        if (opt_in(device, chunk_kernel<SHAPE>, size))
+            LAUNCH(chunk_kernel<SHAPE>, grid, block, size, device->stream, a, range);
+    } else if (opt_in(device, segment_kernel<SHAPE>, size)) {
+        LAUNCH(segment_kernel<SHAPE>, grid, block, size, device->stream, a, range);
     }
     GPU_LAUNCHED(device, "linear_attention");
 }
 
+// Two stages where two blocks find room with them; narrow parts where memory is as small as AMD's 64 KiB.
 template <int D>
 static void launch_chunks(struct gpu_device *device, const linear_arguments<uint16_t> &a,
                           const chunk_range &range, int64_t entries)
 {
-    if (BLOCKS_AT_ONCE * (sizeof(chunk_shared<D, 2>) + 1024) <= device->shared_limit)
-        launch_chunks<D, 2>(device, a, range, entries);
+    typedef chunk_shape<D, VALUE_TILE, 2> two_stages;
+    typedef chunk_shape<D, VALUE_TILE, 1> one_stage;
+    typedef chunk_shape<D, D == 128 ? 32 : VALUE_TILE, 1> narrow;
+    size_t limit = device->shared_limit;
+    if (BLOCKS_AT_ONCE * (sizeof(chunk_shared<two_stages>) + 1024) <= limit)
+        launch_shape<two_stages>(device, a, range, entries);
+    else if (sizeof(chunk_shared<one_stage>) <= limit)
+        launch_shape<one_stage>(device, a, range, entries);
     else
-        launch_chunks<D, 1>(device, a, range, entries);
+        launch_shape<narrow>(device, a, range, entries);
 }
 
 template <int D>

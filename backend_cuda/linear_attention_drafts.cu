@@ -424,10 +424,14 @@ void GPU(linear_attention_drafts)(struct gpu_device *device,
                                   const struct rondo_op_linear_attention *op)
 {
     bool few = op->batch->max_sequence_tokens <= 16;
-    if (op->head_dim == 128)
-        few ? launch<128, 16>(device, op) : launch<128, 64>(device, op);
+    if (op->head_dim == 128 && (few || sizeof(draft_shared<128, 64>) > device->shared_limit))
+        launch<128, 16>(device, op);
+    else if (op->head_dim == 128)
+        launch<128, 64>(device, op);
+    else if (few || sizeof(draft_shared<64, 64>) > device->shared_limit)
+        launch<64, 16>(device, op);
     else
-        few ? launch<64, 16>(device, op) : launch<64, 64>(device, op);
+        launch<64, 64>(device, op);
 }
 
 size_t GPU(linear_attention_drafts_workspace)(const struct gpu_device *device,

@@ -109,7 +109,7 @@ static __device__ __forceinline__ void multiply_keys(tile_c &score, const uint16
                                                      const uint16_t *k)
 {
     tile_clear(score);
-#pragma unroll
+#pragma unroll 2
     for (int step = 0; step < D / 16; step++) {
         tile_a a;
         tile_b b;
