@@ -7,12 +7,15 @@
 // fold_kernel first walks all chunks with small tiles of S, many blocks per head, makes nothing but S and stores it at
 // the beginning of each segment. Folding is done twice then, with the same bits.
 //
-// Per head and chunk at hd = 128: bytes q, k, v, out 80 Ki (k, q a second time from L2); products 12.5 MFLOP with two
-// terms (scores 2.1, w v 2.1, q S 4.2, fold 4.2; causal tiles only: less), 16.7 in segments.
-// H100, Ring-mini's 16 heads, per layer: 8 x 8192: 1.34 GB, 0.40 ms; 205 GFLOP, 0.33 ms at the 620 TFLOP/s of mma.sync;
-// 256 blocks, two per multiprocessor, prediction 0.7 ms. 1 x 65536: the same floors and 0.27 GFLOP x 1024 more;
-// fold_kernel 128 blocks, 1024 steps of about 400 cycles, 0.25 ms; segments of 31 chunks, 1056 blocks, 0.7 ms; 0.95 ms
-// together. 1 x 1024: 21 MB, 6.3 us; prediction 12 us: 16 steps of fold_kernel, then 512 blocks of one chunk.
+// Version 1. Per head and chunk at hd = 128: bytes of q, k, v, out 80 Ki (q and k a second time from L2); products with
+// two terms 12.5 MFLOP (scores 2.1, w v 2.1, q S 4.2, folding 4.2; less, as tiles above the diagonal are left out),
+// and 4.2 more in segments. On an H100 with Ring-mini's 16 heads, per layer:
+//   8 x 8192    1.34 GB, 0.40 ms at 3.35 TB/s; 205 GFLOP, 0.33 ms at the 620 TFLOP/s that mma.sync has. 256 blocks, two
+//               a multiprocessor, 128 chunks of about 6500 cycles: prediction 0.55 ms, 1.4 times the floor.
+//   1 x 65536   the same floors. fold_kernel: 128 blocks, 1024 steps of 12 KiB from L2, some 450 cycles each: 0.27 ms;
+//               32 segments of 32 chunks, 1024 blocks: 0.55 ms. Prediction 0.85 ms, 2.1 times the floor.
+//   1 x 1024    21 MB, 6.3 us; 16 steps of folding, then 512 blocks of one chunk: prediction 14 us with three launches.
+// Registers 207 to 216 at hd = 128, none spilled; shared memory 105 KiB with two stages, 79 KiB with one.
 // Checked under emulation, never run on a device.
 #include "backend_cuda/linear_attention_fold.cuh"
 

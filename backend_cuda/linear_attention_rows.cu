@@ -3,12 +3,14 @@
 // One block per head of a sequence: it reads S once, the open chunk's rows once, writes the output and the new rows of
 // the tail, and folds the chunk when it is complete (S is read a second time then, one token in 64).
 //
-// Bytes per head and token at hd = 128 with i rows in the open chunk: S 65536, tail 512 i (16 Ki on average), q, k, v
-// 768, out 512, tail rows 512: 83.7 KB. Ring-mini, 16 heads, per layer: B = 64: 86 MB, 25.6 us at 3.35 TB/s; B = 256:
-// 343 MB, 102 us. The same tokens with S rewritten each time: 138 and 551 MB. 4.4 MFLOP of products per head (16 rows
-// for one) are 1 % of that time on tensor cores; splitting S is 100 K instructions a lane less 5.
-// In flight: 128 threads x (4 x 64 bytes of S) and up to 32 KiB of tail per block, 4 blocks per multiprocessor.
-// Prediction: 85 % of bandwidth at B = 64 (2 waves of blocks), 90 % at B = 256; B = 1: 5 us, latency.
+// Version 1. Bytes per head and token at hd = 128 with i rows in the open chunk: S 65536, tail 512 i (16 Ki on average),
+// q, k, v 768, out 512, tail rows 512: 83.7 KB. Ring-mini, 16 heads, per layer on an H100 (3.35 TB/s): B = 64: 86 MB,
+// 25.6 us; B = 256: 343 MB, 102 us. An engine that rewrites S at each token: 138 and 551 MB.
+// A multiprocessor gets a head's bytes in about 5800 cycles. Meanwhile each of its four schedulers issues for it some
+// 400 instructions that split S, 130 mma (800 cycles; 16 rows where one is of use) and 300 others.
+// In flight: 8 KiB of S a warp in registers and up to 32 KiB of tail a block, 4 blocks of 4 warps a multiprocessor:
+// 128 KiB and more, where latency times bandwidth are 18 KiB. 128 registers, 16 bytes spilled outside of loops.
+// Prediction: 85 % of bandwidth at B = 64 (two waves of blocks), 90 % at B = 256; B = 1: 5 us, latency.
 // Checked under emulation, never run on a device.
 #include "backend_cuda/linear_attention_rows.cuh"
 

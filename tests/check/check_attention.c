@@ -94,13 +94,13 @@ static void upload_cache(struct check *check, struct cache *cache)
         check_upload(check, cache->buffer[i]);
 }
 
-/* CPU levels leave the very same caches, rows past the length included; elsewhere those may differ: they are
- * marked in `undefined` ([n[0]] or NULL). */
+/* CPU levels leave the very same caches; on other devices the tails' rows past the length, which `undefined`
+ * marks ([n[0]] or NULL), may differ. */
 static void compare_cache(struct check *check, struct cache *cache, const bool *undefined)
 {
     for (int i = 0; i < 5; i++)
         check_compare_array(check, cache->buffer[i], i == 4 ? RONDO_F32 : cache->dtype, cache->n[i],
-                            i < 2 && !check->exact ? undefined : NULL,
+                            i < 2 && !check->in_place ? undefined : NULL,
                             cache->dtype == RONDO_F32 ? 1e-11 : 1e-10);
 }
 
@@ -588,6 +588,7 @@ static void bench_softmax(struct check *check)
 const struct check_family check_family_attention = {
     "attention",
     {{"linear_attention", check_linear_attention},
+     {"linear_attention", check_linear_order},
      {"softmax_attention", check_softmax_attention},
      {"accept", check_accept},
      {NULL, NULL}},

@@ -9,4 +9,7 @@ void *check_allocate(struct check *check, size_t size);
 /* Ends a case: looks at guards and inputs, releases everything. */
 void check_memory_release(struct check *check);
 
+/* A body of check_linear.c. */
+void check_linear_order(struct check *check);
+
 #endif
