@@ -82,6 +82,10 @@ static void combine_cpu(struct rondo_device *device, const struct rondo_op_combi
         combine_task(&job, 0, 1);
     else
         rondo_pool_run(rondo_cpu(device)->pool, combine_task, &job);
+    if (op->norm.data) {
+        struct rondo_op_rmsnorm norm = rondo_combine_norm(op);
+        device->ops.rmsnorm(device, &norm);
+    }
 }
 
 void rondo_cpu_moe_init(struct rondo_ops *ops, enum rondo_cpu_level level)

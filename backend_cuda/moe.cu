@@ -11,7 +11,8 @@
 //
 // combine: a thread has eight channels of a token and four of the K rows in flight. Bytes of a token: 2 K D of y and
 // 2 D of shared in (bf16), 8 D of h in and out; 8192 tokens, top-8, 2048 channels: 436 MB, floor 130 us on an H100.
-// Predicted 85 %.
+// Predicted 85 %. With the norm of the new h, to bf16, 2 D more out (34 MB, 10 us) instead of 6 D of a launch of its
+// own (101 MB, 30 us): a block has a token, whose row goes through shared memory as in norm.cu. Predicted 80 %.
 // Checked under emulation, never run on a device.
 #include "backend_cuda/rows.cuh"
 
@@ -221,6 +222,7 @@ int32_t tile_of(const struct gpu_device *device, int64_t n_pairs)
 
 constexpr int COMBINE_THREADS = 128;
 constexpr int COMBINE_AT_ONCE = 4; // rows that a thread has in flight
+constexpr int NORM_THREADS = 256;  // of a token whose norm is made, too
 
 struct combine {
     const char *y, *shared; // shared NULL: none
@@ -229,20 +231,19 @@ struct combine {
     const float *weights;
     int64_t y_stride, shared_stride, h_stride;
     int32_t columns, top_k, shared_dtype;
+    int32_t staged; // floats of a row in shared memory
 };
 
+// Adds to channels at .. at + 7 of a token's h what its experts gave, and returns them.
 template <int DTYPE, bool VECTOR>
-__global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct combine op)
+__device__ __forceinline__ struct eight combine8(const struct combine &op, int64_t token,
+                                                 int32_t at)
 {
     constexpr int SIZE = DTYPE == RONDO_F32 ? 4 : 2;
-    int64_t token = blockIdx.x;
     int32_t n = op.columns;
-    int32_t at = LANE_CHANNELS * (int32_t)(blockIdx.y * COMBINE_THREADS + threadIdx.x);
     const int32_t *row_of = op.row_of + token * op.top_k;
     const float *weights = op.weights + token * op.top_k;
     float *h = op.h + token * op.h_stride;
-    if (at >= n)
-        return;
     struct eight sum = {};
     for (int32_t k = 0; k < op.top_k; k += COMBINE_AT_ONCE) {
         struct eight y[COMBINE_AT_ONCE];
@@ -268,6 +269,46 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct combine
     for (int i = 0; i < LANE_CHANNELS; i++)
         x.v[i] = x.v[i] + sum.v[i];
     store8<VECTOR>(h, RONDO_F32, at, n, x);
+    return x;
+}
+
+template <int DTYPE, bool VECTOR>
+__global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct combine op)
+{
+    int32_t at = LANE_CHANNELS * (int32_t)(blockIdx.y * COMBINE_THREADS + threadIdx.x);
+    if (at < op.columns)
+        combine8<DTYPE, VECTOR>(op, blockIdx.x, at);
+}
+
+// A block has a token, whose new h it keeps in shared memory for the norm.
+template <int DTYPE, bool VECTOR>
+__global__ void __launch_bounds__(NORM_THREADS)
+    combine_norm_kernel(struct combine op, const float *weight, float eps, struct act_rows out)
+{
+    DYN_SHARED(float, row); // [columns], then the inverse of the root mean square
+    float *inverse = row + op.staged;
+    int32_t n = op.columns, at = LANE_CHANNELS * (int32_t)threadIdx.x;
+    struct eight w = load8<RONDO_F32, VECTOR>(weight, at, n); // under way early
+    for (; at < n; at += LANE_CHANNELS * NORM_THREADS)
+        store8<VECTOR>(row, RONDO_F32, at, n, combine8<DTYPE, VECTOR>(op, blockIdx.x, at));
+    __syncthreads();
+    if (threadIdx.x < WARP_SIZE) {
+        float r = inverse_rms(row, n, n, eps);
+        if (threadIdx.x == 0)
+            *inverse = r;
+    }
+    __syncthreads();
+    float r = *inverse;
+    // Every lane of a warp goes round as often as the others: quantisation takes whole warps.
+    for (int32_t first = 0; first < n; first += LANE_CHANNELS * NORM_THREADS) {
+        at = first + LANE_CHANNELS * (int32_t)threadIdx.x;
+        struct eight x = load8<RONDO_F32, VECTOR>(row, at, n);
+        if (first)
+            w = load8<RONDO_F32, VECTOR>(weight, at, n);
+        for (int i = 0; i < LANE_CHANNELS; i++)
+            x.v[i] = x.v[i] * r * w.v[i];
+        store_act8<VECTOR>(out, blockIdx.x, at, n, x);
+    }
 }
 
 template <int DTYPE, bool VECTOR>
@@ -276,6 +317,31 @@ void launch_combine(struct gpu_device *device, const struct combine *op, int64_t
     dim3 grid((unsigned)n_tokens, (unsigned)ceil_div(op->columns, LANE_CHANNELS * COMBINE_THREADS));
     LAUNCH((combine_kernel<DTYPE, VECTOR>), grid, dim3(COMBINE_THREADS), 0, device->stream, *op);
     GPU_LAUNCHED(device, "combine");
+}
+
+template <int DTYPE, bool VECTOR>
+void launch_combine_norm(struct gpu_device *device, const struct combine *op,
+                         const struct rondo_op_rmsnorm *norm)
+{
+    LAUNCH((combine_norm_kernel<DTYPE, VECTOR>), dim3((unsigned)norm->n_rows), dim3(NORM_THREADS),
+           (size_t)(op->staged + 1) * sizeof(float), device->stream, *op, norm->weight, norm->eps,
+           act_rows_of(&norm->out, &norm->codes));
+    GPU_LAUNCHED(device, "combine");
+}
+
+// With the norm in the same kernel where a row fits into shared memory, else after it.
+template <int DTYPE, bool VECTOR>
+void run_combine(struct gpu_device *device, const struct combine *args,
+                 const struct rondo_op_combine *op)
+{
+    struct rondo_op_rmsnorm norm = rondo_combine_norm(op);
+    if (op->norm.data && args->staged < SHARED_INTS) {
+        launch_combine_norm<DTYPE, VECTOR>(device, args, &norm);
+        return;
+    }
+    launch_combine<DTYPE, VECTOR>(device, args, rondo_tensor_rows(&op->h));
+    if (op->norm.data)
+        GPU(rmsnorm)(&device->base, &norm);
 }
 
 } // namespace
@@ -339,7 +405,6 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
 void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op)
 {
     struct gpu_device *gpu = gpu_device_of(device);
-    int64_t n_tokens = rondo_tensor_rows(&op->h);
     struct combine args = {};
     args.y = static_cast<const char *>(op->y.data);
     args.shared = static_cast<const char *>(op->shared.data);
@@ -352,16 +417,20 @@ void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op
     args.columns = (int32_t)rondo_tensor_columns(&op->h);
     args.top_k = op->experts_per_token;
     args.shared_dtype = op->shared.dtype;
+    args.staged = (args.columns + 3) / 4 * 4;
     bool vector = rows_are_vectors(&op->y) && rows_are_vectors(&op->h) &&
                   (!op->shared.data || rows_are_vectors(&op->shared));
-    if (n_tokens == 0)
+    if (op->norm.data)
+        vector = vector && rows_are_vectors(&op->norm) && is_vector_address(op->norm_weight) &&
+                 (!op->norm_codes.data || rows_are_vectors(&op->norm_codes));
+    if (rondo_tensor_rows(&op->h) == 0)
         return;
     if (op->y.dtype == RONDO_F32 && vector)
-        launch_combine<RONDO_F32, true>(gpu, &args, n_tokens);
+        run_combine<RONDO_F32, true>(gpu, &args, op);
     else if (op->y.dtype == RONDO_F32)
-        launch_combine<RONDO_F32, false>(gpu, &args, n_tokens);
+        run_combine<RONDO_F32, false>(gpu, &args, op);
     else if (vector)
-        launch_combine<RONDO_BF16, true>(gpu, &args, n_tokens);
+        run_combine<RONDO_BF16, true>(gpu, &args, op);
     else
-        launch_combine<RONDO_BF16, false>(gpu, &args, n_tokens);
+        run_combine<RONDO_BF16, false>(gpu, &args, op);
 }

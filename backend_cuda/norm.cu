@@ -36,17 +36,6 @@ struct norm {
     float eps;
 };
 
-// 1 / sqrt(mean of squares + eps) of n channels, to each of the 16 lanes that call it. Whole warps.
-__device__ __forceinline__ float inverse_rms(const float *x, int32_t n, float eps, bool active)
-{
-    float sum = 0.0f;
-    int32_t end = active ? n : 0;
-#pragma unroll 16
-    for (int32_t i = (int32_t)(threadIdx.x % GROUP_LANES); i < end; i += GROUP_LANES)
-        sum = fmaf(x[i], x[i], sum);
-    return 1.0f / sqrtf(sum_tree16(sum) / (float)n + eps);
-}
-
 // The thread's part of a row, to shared memory: eight loads of 16 bytes at a time.
 template <bool VECTOR, int THREADS>
 __device__ __forceinline__ void stage_row(const float *x, float *to, int32_t n, int thread)
@@ -95,7 +84,7 @@ __global__ void __launch_bounds__(ROWS *THREADS) norm_kernel(struct norm op)
         const float *from = shared + unit_row * op.staged;
         if (!op.staged)
             from = op.x + (active ? op.rows ? op.rows[of] : of : 0) * op.x_stride;
-        float r = inverse_rms(from + g * group, group, op.eps, active);
+        float r = inverse_rms(from + g * group, active ? group : 0, group, op.eps);
         if (active && threadIdx.x % GROUP_LANES == 0)
             inverse[unit] = r;
     }

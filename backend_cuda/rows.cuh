@@ -156,6 +156,20 @@ static __device__ __forceinline__ float divide(float x, float divisor, float inv
     return bits_f32((f32_bits(q) & 0x7fffffffu) | (f32_bits(x) & 0x80000000u));
 }
 
+// ---- norms -----------------------------------------------------------------------------------------------------
+
+// 1 / sqrt(mean of squares + eps) of n channels, to each of the 16 lanes that call it; with `end` 0 instead of n
+// they only go along. Whole warps.
+static __device__ __forceinline__ float inverse_rms(const float *x, int32_t end, int32_t n,
+                                                    float eps)
+{
+    float sum = 0.0f;
+#pragma unroll 16
+    for (int32_t i = (int32_t)(threadIdx.x % GROUP_LANES); i < end; i += GROUP_LANES)
+        sum = fmaf(x[i], x[i], sum);
+    return 1.0f / sqrtf(sum_tree16(sum) / (float)n + eps);
+}
+
 // ---- 1x128 quantisation ----------------------------------------------------------------------------------------
 
 // Where codes and scales go.

@@ -288,6 +288,10 @@ static void check_combine(struct check *check, const struct rondo_op_combine *op
         want_tensor(check, "shared", &op->shared, T, D);
     want(check, op->row_of && op->weights, "row_of", "or weights are missing");
     want_apart(check, &op->y, &op->h, "h");
+    if (op->norm.data) {
+        struct rondo_op_rmsnorm norm = rondo_combine_norm(op);
+        check_rmsnorm(check, &norm);
+    }
 }
 
 static void check_accept(struct check *check, const struct rondo_op_accept *op)

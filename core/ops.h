@@ -268,7 +268,8 @@ struct rondo_op_swiglu {
 };
 
 /* h[t] = h[t] + (sum over k of weights[t,k] * y[row_of[t*K+k]] (+ shared[t])).
- * Order: a = 0; for k = 0..K-1: a = fma(weight, y, a); a = a + shared; h = h + a. NMSE 1e-12. */
+ * Order: a = 0; for k = 0..K-1: a = fma(weight, y, a); a = a + shared; h = h + a. NMSE 1e-12.
+ * With `norm`, then rmsnorm of the new h, whose out and codes are norm and norm_codes. */
 struct rondo_op_combine {
     struct rondo_tensor y;      /* [T*K, D] act */
     struct rondo_tensor shared; /* [T, D] act; data NULL: none */
@@ -276,7 +277,19 @@ struct rondo_op_combine {
     const int32_t *row_of;      /* [T*K] */
     const float *weights;       /* [T, K] */
     int32_t experts_per_token;
+    struct rondo_tensor norm, norm_codes; /* [T, D]; data NULL: none */
+    const float *norm_weight;             /* [D] */
+    float norm_eps;
 };
+
+/* The rmsnorm at the end of a combine. */
+static inline struct rondo_op_rmsnorm rondo_combine_norm(const struct rondo_op_combine *op)
+{
+    struct rondo_op_rmsnorm norm = {op->h,           op->norm, op->norm_codes,
+                                    op->norm_weight, NULL,     (int32_t)op->h.shape[0],
+                                    op->norm_eps};
+    return norm;
+}
 
 /* ---- the table ------------------------------------------------------------------------------- */
 

@@ -67,7 +67,7 @@ static struct rondo_step *add_step(struct builder *b, enum rondo_op op, const ch
         plan->steps_capacity = capacity;
     }
     struct rondo_step *step = &plan->steps[plan->n_steps++];
-    *step = (struct rondo_step){.op = op, .layer = b->layer, .label = label};
+    *step = (struct rondo_step){.op = op, .layer = b->layer, .label = label, .fusion = -1};
     step->label_index = find_label(plan, label);
     return step;
 }
@@ -483,6 +483,7 @@ int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
     if (!plan->out_of_memory) {
         plan->layer_first[config->num_hidden_layers] = plan->n_steps;
         add_logits(&b);
+        rondo_plan_fuse(plan);
     }
     if (plan->out_of_memory) {
         rondo_plan_destroy(plan);

@@ -67,8 +67,18 @@ struct rondo_step {
     int32_t n_bindings;
     struct rondo_binding binding[RONDO_MAX_BINDINGS];
     union rondo_op_args args;
+    int32_t fusion;        /* the first of those that begin here, -1: none */
     uint64_t weight_bytes; /* of weights one token touches: K experts of a grouped product */
     uint64_t macs;         /* multiply-adds of products, for one token */
+};
+
+/* One op that does what several steps do, to the same bits. */
+struct rondo_fusion {
+    struct rondo_step step;
+    int32_t steps[3]; /* ascending; it runs in the place of the first */
+    int32_t n_steps;
+    int32_t next; /* another that begins at the same step, -1: none */
+    bool enabled; /* the device can do it */
 };
 
 struct rondo_plan {
@@ -83,6 +93,8 @@ struct rondo_plan {
     int32_t n_values, values_capacity;
     struct rondo_step *steps; /* [n_steps] */
     int32_t n_steps, steps_capacity;
+    struct rondo_fusion *fusions; /* [n_fusions] */
+    int32_t n_fusions, fusions_capacity;
     int32_t *layer_first;   /* [L + 1] first step of a layer; [L] is the first step of the logits */
     int32_t hidden, logits; /* values */
     const char *labels[32];
@@ -108,6 +120,8 @@ struct rondo_plan {
 int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
                      const struct rondo_weights *weights, enum rondo_mode mode,
                      const struct rondo_limits *limits, struct rondo_error *error);
+/* Finds the fusions; the last part of rondo_plan_build. */
+void rondo_plan_fuse(struct rondo_plan *plan);
 /* Bytes of device memory rondo_plan_place will take. */
 uint64_t rondo_plan_bytes(const struct rondo_plan *plan);
 /* Takes memory, binds values and caches, makes the constants, checks every step's arguments once. */
@@ -123,6 +137,9 @@ void rondo_plan_extend_rope(struct rondo_plan *plan, int32_t positions);
 void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens,
                          int32_t logit_rows);
 void rondo_step_run(const struct rondo_step *step, struct rondo_device *device);
+/* What runs in place of `step` and later steps before `end`; NULL: the step itself. */
+const struct rondo_fusion *rondo_plan_fusion(const struct rondo_plan *plan, int32_t step,
+                                             int32_t end);
 int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int32_t tokens,
                         int32_t logit_rows);
 

@@ -149,26 +149,34 @@ static void bind_caches(struct rondo_plan *plan, const struct rondo_cache *cache
     }
 }
 
+static void set_step_rows(const struct rondo_plan *plan, struct rondo_step *step, int32_t tokens,
+                          int32_t logit_rows)
+{
+    for (int32_t j = 0; j < step->n_bindings; j++) {
+        const struct rondo_binding *binding = &step->binding[j];
+        if (binding->is_pointer)
+            continue;
+        struct rondo_tensor *tensor = (struct rondo_tensor *)((char *)&step->args + binding->field);
+        tensor->shape[0] =
+            rondo_plan_rows(plan, plan->values[binding->value].rows, tokens, logit_rows);
+    }
+    if (step->op == RONDO_OP_RMSNORM)
+        step->args.rmsnorm.n_rows = (int32_t)step->args.rmsnorm.out.shape[0];
+    else if (step->op == RONDO_OP_GROUPED_GEMM)
+        step->args.grouped_gemm.n_rows = (int32_t)step->args.grouped_gemm.out.shape[0];
+    else if (step->op == RONDO_OP_GROUP_TOKENS)
+        step->args.group_tokens.n_tokens = tokens;
+}
+
 void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens,
                          int32_t logit_rows)
 {
-    for (int32_t i = first; i < end; i++) {
-        struct rondo_step *step = &plan->steps[i];
-        for (int32_t j = 0; j < step->n_bindings; j++) {
-            const struct rondo_binding *binding = &step->binding[j];
-            if (binding->is_pointer)
-                continue;
-            struct rondo_tensor *tensor =
-                (struct rondo_tensor *)((char *)&step->args + binding->field);
-            tensor->shape[0] =
-                rondo_plan_rows(plan, plan->values[binding->value].rows, tokens, logit_rows);
-        }
-        if (step->op == RONDO_OP_RMSNORM)
-            step->args.rmsnorm.n_rows = (int32_t)step->args.rmsnorm.out.shape[0];
-        else if (step->op == RONDO_OP_GROUPED_GEMM)
-            step->args.grouped_gemm.n_rows = (int32_t)step->args.grouped_gemm.out.shape[0];
-        else if (step->op == RONDO_OP_GROUP_TOKENS)
-            step->args.group_tokens.n_tokens = tokens;
+    for (int32_t i = first; i < end; i++)
+        set_step_rows(plan, &plan->steps[i], tokens, logit_rows);
+    for (int32_t i = 0; i < plan->n_fusions; i++) {
+        struct rondo_fusion *fusion = &plan->fusions[i];
+        if (fusion->enabled && fusion->steps[0] >= first && fusion->steps[0] < end)
+            set_step_rows(plan, &fusion->step, tokens, logit_rows);
     }
 }
 
@@ -275,6 +283,25 @@ static int check_steps(struct rondo_plan *plan, struct rondo_error *error)
     return RONDO_OK;
 }
 
+/* Turns on what the device can do. */
+static int check_fusions(struct rondo_plan *plan, struct rondo_error *error)
+{
+    struct rondo_device *device = plan->device;
+    for (int32_t i = 0; i < plan->n_fusions; i++) {
+        struct rondo_fusion *fusion = &plan->fusions[i];
+        const struct rondo_step *step = &fusion->step;
+        char label[64];
+        snprintf(label, sizeof label, "fusion %d (layer %d, %s)", i, step->layer, step->label);
+        set_step_rows(plan, &fusion->step, plan->limits.tokens, plan->logit_rows);
+        int status = rondo_op_check(step->op, &step->args, label, error);
+        if (status)
+            return status;
+        fusion->enabled = (!device->supports || !device->supports(device, step->op, &step->args)) &&
+                          (!device->fallback || !device->fallback(device, step->op, &step->args));
+    }
+    return RONDO_OK;
+}
+
 int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
                      const struct rondo_cache *cache, struct rondo_error *error)
 {
@@ -294,8 +321,11 @@ int rondo_plan_place(struct rondo_plan *plan, struct rondo_device *device,
     }
     for (int32_t i = 0; i < plan->n_steps; i++)
         bind_step(plan, &plan->steps[i]);
+    for (int32_t i = 0; i < plan->n_fusions; i++)
+        bind_step(plan, &plan->fusions[i].step);
     bind_caches(plan, cache);
-    return check_steps(plan, error);
+    int status = check_steps(plan, error);
+    return status ? status : check_fusions(plan, error);
 }
 
 void rondo_plan_destroy(struct rondo_plan *plan)
@@ -309,6 +339,7 @@ void rondo_plan_destroy(struct rondo_plan *plan)
     free(plan->rope_staging);
     free(plan->values);
     free(plan->steps);
+    free(plan->fusions);
     free(plan->layer_first);
     *plan = (struct rondo_plan){0};
 }

@@ -136,6 +136,23 @@ static size_t append_weights(const struct rondo_step *step, char *line, size_t s
     return at;
 }
 
+/* Where a step runs that is not run by itself. */
+static void append_fusion(const struct rondo_plan *plan, int32_t index, char *line, size_t size,
+                          size_t at)
+{
+    for (int32_t i = plan->n_fusions - 1; i >= 0; i--) { /* the one that covers most comes last */
+        const struct rondo_fusion *fusion = &plan->fusions[i];
+        for (int32_t j = 1; fusion->enabled && j < fusion->n_steps; j++) {
+            if (fusion->steps[j] != index)
+                continue;
+            char text[48];
+            snprintf(text, sizeof text, "  (with step %d)", fusion->steps[0]);
+            append(line, size, at, text);
+            return;
+        }
+    }
+}
+
 void rondo_step_print(const struct rondo_plan *plan, int32_t index, char *line, size_t size)
 {
     const struct rondo_step *step = &plan->steps[index];
@@ -148,5 +165,6 @@ void rondo_step_print(const struct rondo_plan *plan, int32_t index, char *line, 
     at = append_values(plan, step, false, line, size, at);
     at = append_weights(step, line, size, at);
     at = append(line, size, at, " -> ");
-    append_values(plan, step, true, line, size, at);
+    at = append_values(plan, step, true, line, size, at);
+    append_fusion(plan, index, line, size, at);
 }

@@ -209,17 +209,47 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+static void run_step(struct rondo_context *context, const struct rondo_step *step)
+{
+    double start = context->timing ? now() : 0;
+    rondo_step_run(step, context->device);
+    if (context->timing) {
+        context->device->synchronize(context->device);
+        context->times[step->label_index].seconds += now() - start;
+        context->times[step->label_index].calls++;
+    }
+}
+
+/* Steps that an earlier one has done already; few at a time. */
+struct done {
+    int32_t steps[8];
+    int32_t n;
+};
+
+static bool take_done(struct done *done, int32_t step)
+{
+    for (int32_t i = 0; i < done->n; i++) {
+        if (done->steps[i] != step)
+            continue;
+        done->steps[i] = done->steps[--done->n];
+        return true;
+    }
+    return false;
+}
+
 void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end)
 {
+    const struct rondo_plan *plan = &context->plan;
+    struct done done = {.n = 0};
     for (int32_t i = first; i < end; i++) {
-        const struct rondo_step *step = &context->plan.steps[i];
-        double start = context->timing ? now() : 0;
-        rondo_step_run(step, context->device);
-        if (context->timing) {
-            context->device->synchronize(context->device);
-            context->times[step->label_index].seconds += now() - start;
-            context->times[step->label_index].calls++;
-        }
+        if (take_done(&done, i))
+            continue;
+        const struct rondo_fusion *fusion = NULL;
+        if (!context->checks.on && done.n + 2 <= (int32_t)(sizeof done.steps / sizeof *done.steps))
+            fusion = rondo_plan_fusion(plan, i, end);
+        run_step(context, fusion ? &fusion->step : &plan->steps[i]);
+        for (int32_t j = 1; fusion && j < fusion->n_steps; j++)
+            done.steps[done.n++] = fusion->steps[j];
         if (context->checks.on && rondo_run_check_step(context, i))
             return;
     }

@@ -169,6 +169,10 @@ void rondo_combine_ref(struct rondo_device *device, const struct rondo_op_combin
 {
     for (int64_t token = 0; token < rondo_tensor_rows(&op->h); token++)
         combine_row_ref(op, token, 0, rondo_tensor_columns(&op->h));
+    if (op->norm.data) {
+        struct rondo_op_rmsnorm norm = rondo_combine_norm(op);
+        rondo_rmsnorm_ref(device, &norm);
+    }
 }
 
 const struct rondo_moe_kernels rondo_moe_kernels_ref = {

@@ -183,6 +183,8 @@ void check_compare(struct check *check, struct check_tensor *tensor, const bool 
  * i32 must agree exactly on every device. */
 void check_compare_array(struct check *check, struct check_buffer *buffer, enum rondo_dtype dtype,
                          int64_t n, const bool *undefined, double nmse);
+/* Two outputs of one shape that must hold the same bits on each side. */
+void check_compare_same(struct check *check, struct check_tensor *a, struct check_tensor *b);
 /* Codes that an op made beside or instead of `plain`, which is bf16 and the same op's: on each side they must be
  * what quantize makes of that side's plain, bit for bit. */
 void check_compare_codes(struct check *check, const struct check_tensor *plain,

@@ -316,6 +316,86 @@ static void combine_case(struct check *check, int32_t tokens, int32_t k, int32_t
                     2.0 * tokens * n * (k + 1));
 }
 
+/* Combine with the norm of its result: to bf16, and codes beside it, or to codes; against combine and rmsnorm. */
+static void combine_norm_case(struct check *check, int32_t tokens, int32_t k, int32_t n,
+                              enum rondo_dtype dtype, enum rondo_dtype out_dtype, bool both,
+                              enum check_fill fill, int32_t gap)
+{
+    check_case(check, "T=%d K=%d D=%d %s norm to %s%s, %s%s", tokens, k, n, rondo_dtype_name(dtype),
+               rondo_dtype_name(out_dtype), both ? " and codes" : "", check_fill_name(fill),
+               gap ? ", strided" : "");
+    size_t pairs = (size_t)tokens * (size_t)k;
+    int32_t *row_of = check_allocate(check, pairs * 4);
+    for (size_t i = 0; i < pairs; i++)
+        row_of[i] = check_random_range(check, 0, (int32_t)pairs - 1);
+    struct check_tensor *y =
+        check_tensor(check, dtype, (int64_t)pairs, n, gap, CHECK_SCALE_NONE, fill, "y");
+    struct check_tensor *h[2];
+    for (int form = 0; form < 2; form++) { /* two copies of one h */
+        uint64_t state = check->random;
+        h[form] = check_tensor(check, RONDO_F32, tokens, n, gap, CHECK_SCALE_NONE, fill, "h");
+        h[form]->buffer->constant = false;
+        check->random = form ? check->random : state;
+    }
+    bool codes = out_dtype == RONDO_F8_E4M3;
+    struct check_tensor *out =
+        check_tensor_output(check, out_dtype, tokens, n, gap,
+                            codes ? CHECK_SCALE_ACTIVATION : CHECK_SCALE_NONE, "norm");
+    struct check_tensor *beside =
+        check_tensor_output(check, RONDO_F8_E4M3, tokens, n, gap, CHECK_SCALE_ACTIVATION, "codes");
+    enum rondo_dtype plain_dtype = codes ? RONDO_BF16 : out_dtype;
+    struct check_tensor *plain =
+        check_tensor_output(check, plain_dtype, tokens, n, gap, CHECK_SCALE_NONE, "plain");
+    struct check_buffer *rows = check_input(check, row_of, pairs * 4, "row_of");
+    struct check_buffer *weights = check_floats(check, (int64_t)pairs, CHECK_UNIFORM, "weights");
+    struct check_buffer *weight = check_floats(check, n, CHECK_NORMAL, "norm_weight");
+    struct rondo_op_combine op[2][2];
+    struct rondo_op_rmsnorm norm[2];
+    for (int side = 0; side < 2; side++) {
+        op[0][side] = op[1][side] = (struct rondo_op_combine){.y = y->side[side],
+                                                              .h = h[0]->side[side],
+                                                              .row_of = rows->data[side],
+                                                              .weights = weights->data[side],
+                                                              .experts_per_token = k};
+        op[1][side].h = h[1]->side[side];
+        op[1][side].norm = out->side[side];
+        op[1][side].norm_weight = weight->data[side];
+        op[1][side].norm_eps = 1e-6f;
+        if (both)
+            op[1][side].norm_codes = beside->side[side];
+        norm[side] = rondo_combine_norm(&op[1][side]);
+        norm[side].x = h[0]->side[side];
+        norm[side].out = plain->side[side];
+        norm[side].codes.data = NULL;
+    }
+    check_run(check, RONDO_OP_COMBINE, &op[0][0], &op[0][1]);
+    check_run(check, RONDO_OP_RMSNORM, &norm[0], &norm[1]);
+    check_run(check, RONDO_OP_COMBINE, &op[1][0], &op[1][1]);
+    check_compare(check, h[1], NULL, 1e-12);
+    check_compare(check, out, NULL, codes ? 1e-4 : out_dtype == RONDO_F32 ? 1e-11 : 1e-5);
+    if (codes)
+        check_compare_codes(check, plain, out);
+    else
+        check_compare_same(check, plain, out);
+    if (both)
+        check_compare_codes(check, plain, beside);
+}
+
+static void check_combine_norm(struct check *check)
+{
+    static const int32_t widths[] = {1, 16, 37, 128, 601, 2048};
+    for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
+        for (int i = 0; i < 4; i++)
+            combine_norm_case(
+                check, check_random_range(check, 0, 7), check_random_range(check, 1, 8), widths[w],
+                i ? RONDO_BF16 : RONDO_F32,
+                i == 0   ? RONDO_F32
+                : i == 3 ? RONDO_F8_E4M3
+                         : RONDO_BF16,
+                i == 2, i & 1 ? CHECK_NORMAL : CHECK_UNIFORM, check_random_range(check, 0, 1) * 8);
+    combine_norm_case(check, 2, 3, 12304, RONDO_BF16, RONDO_BF16, true, CHECK_NORMAL, 0);
+}
+
 static void check_combine(struct check *check)
 {
     static const int32_t widths[] = {1, 16, 37, 128, 601}, rows[] = {1, 17, 512};
@@ -335,5 +415,6 @@ const struct check_family check_family_moe = {
     .name = "moe",
     .ops = {{"router", check_router},
             {"group_tokens", check_group_tokens},
-            {"combine", check_combine}},
+            {"combine", check_combine},
+            {"combine", check_combine_norm}},
 };

@@ -172,11 +172,31 @@ static bool same_rows(struct check *check, struct check_buffer *a, struct check_
     for (int64_t row = 0; row < rows; row++)
         if (memcmp((const char *)a->result[side] + (size_t)row * stride,
                    (const char *)b->result[side] + (size_t)row * stride, size) != 0) {
-            check_fail(check, "%s: row %lld is not what %s makes of bf16 by quantize", a->name,
-                       (long long)row, side == CHECK_REFERENCE ? "the reference" : "the device");
+            check_fail(check, "%s: row %lld is not %s's, which %s made of the same", b->name,
+                       (long long)row, a->name,
+                       side == CHECK_REFERENCE ? "the reference" : check->device_name);
             return false;
         }
     return true;
+}
+
+void check_compare_same(struct check *check, struct check_tensor *a, struct check_tensor *b)
+{
+    const struct rondo_tensor *t = &a->host;
+    int64_t rows = rondo_tensor_rows(t);
+    size_t size = rondo_dtype_size(t->dtype), stride = (size_t)t->row_stride * size;
+    size_t scales = (size_t)t->scale_stride * sizeof(float);
+    struct check_tensor *tensors[2] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        check_download(check, tensors[i]->buffer);
+        if (tensors[i]->scale)
+            check_download(check, tensors[i]->scale);
+    }
+    for (int side = 0; side < 2; side++)
+        if (!same_rows(check, a->buffer, b->buffer, side, rows,
+                       (size_t)rondo_tensor_columns(t) * size, stride) ||
+            (a->scale && !same_rows(check, a->scale, b->scale, side, rows, scales, scales)))
+            return;
 }
 
 void check_compare_codes(struct check *check, const struct check_tensor *plain,
@@ -184,21 +204,12 @@ void check_compare_codes(struct check *check, const struct check_tensor *plain,
 {
     const struct rondo_tensor *t = &codes->host;
     int64_t rows = rondo_tensor_rows(t), columns = rondo_tensor_columns(t);
-    struct check_tensor *composed = check_tensor_output(
-        check, RONDO_F8_E4M3, rows, columns, t->row_stride - columns, CHECK_SCALE_ACTIVATION, "by");
+    struct check_tensor *composed =
+        check_tensor_output(check, RONDO_F8_E4M3, rows, columns, t->row_stride - columns,
+                            CHECK_SCALE_ACTIVATION, "quantize of bf16");
     struct rondo_op_quantize op[2];
     for (int side = 0; side < 2; side++)
         op[side] = (struct rondo_op_quantize){.x = plain->side[side], .out = composed->side[side]};
     check_run(check, RONDO_OP_QUANTIZE, &op[0], &op[1]);
-    check_download(check, composed->buffer);
-    check_download(check, composed->scale);
-    check_download(check, codes->buffer);
-    check_download(check, codes->scale);
-    for (int side = 0; side < 2; side++)
-        if (!same_rows(check, codes->buffer, composed->buffer, side, rows, (size_t)columns,
-                       (size_t)t->row_stride) ||
-            !same_rows(check, codes->scale, composed->scale, side, rows,
-                       (size_t)t->scale_stride * sizeof(float),
-                       (size_t)t->scale_stride * sizeof(float)))
-            return;
+    check_compare_same(check, composed, codes);
 }

@@ -16,10 +16,11 @@ struct property {
 };
 
 static const struct property properties[] = {
-    {"split", property_split}, {"decode", property_decode},   {"batch", property_batch},
-    {"reuse", property_reuse}, {"threads", property_threads}, {"fork", property_fork},
-    {"save", property_save},   {"sync", property_sync},       {"boundary", property_boundary},
-    {"tree", property_tree},   {"chain", property_chain},     {"refusals", property_refusals},
+    {"split", property_split},     {"decode", property_decode},   {"batch", property_batch},
+    {"reuse", property_reuse},     {"threads", property_threads}, {"fork", property_fork},
+    {"save", property_save},       {"sync", property_sync},       {"boundary", property_boundary},
+    {"tree", property_tree},       {"chain", property_chain},     {"refusals", property_refusals},
+    {"fusions", property_fusions},
 };
 
 /* Linear and softmax layers, a ragged tail, odd head counts, FP8 with ragged blocks, mixed types, softmax

@@ -21,6 +21,9 @@ void property_boundary(struct lab *lab);
 void property_tree(struct lab *lab);  /* trees, accept, go on */
 void property_chain(struct lab *lab); /* longer than a chunk */
 
+/* fusions.c */
+void property_fusions(struct lab *lab);
+
 /* refusals.c */
 void property_refusals(struct lab *lab);
 

@@ -185,6 +185,13 @@ static void test_arena(enum rondo_mode mode)
                         a->offset < b->offset + b->size && b->offset < a->offset + a->size;
         }
     }
+    for (int32_t i = 0; i < plan.n_fusions; i++) { /* what runs at the first of its steps */
+        const struct rondo_fusion *fusion = &plan.fusions[i];
+        for (int32_t j = 0; j < fusion->step.n_bindings; j++) {
+            const struct rondo_value *value = &plan.values[fusion->step.binding[j].value];
+            outlived += fusion->steps[0] < value->first || fusion->steps[0] > value->last;
+        }
+    }
     EXPECT(overlaps == 0, "%d pairs of values alive at once share memory", overlaps);
     EXPECT(early == 0, "%d inputs are read before they are made", early);
     EXPECT(outlived == 0, "%d uses lie outside of a value's life", outlived);
@@ -205,6 +212,9 @@ static void test_arena(enum rondo_mode mode)
     }
     /* Per layer: qkv, dense, and the two inputs of the feed-forward network. */
     EXPECT(quantizes == (mode == RONDO_MODE_FP8 ? 20 * 4 : 0), "%d quantise steps", quantizes);
+    /* Of codes: what two norms, the gated norm of a linear layer and swiglu give. Of combines: the norm after them. */
+    int32_t fusions = mode == RONDO_MODE_FP8 ? 20 * 2 + 16 + 20 + 18 : 18;
+    EXPECT(plan.n_fusions == fusions, "%d fusions, want %d", plan.n_fusions, fusions);
     free(made);
     rondo_plan_destroy(&plan);
     free(weights.layers);
