@@ -84,11 +84,19 @@ static void *allocate(struct rondo_device *device, size_t size)
     return memory;
 }
 
+/* Also of a device that has failed, whose driver may still take memory back. */
 static void release(struct rondo_device *device, void *memory)
 {
     struct gpu_host *host = gpu_host_of(device);
-    if (memory && GPU(enter)(host))
+    if (!memory)
+        return;
+    if (GPU(enter)(host)) {
         GPU(failed)(&host->gpu, cudaFree(memory), "cudaFree");
+    } else {
+        cudaSetDevice(host->gpu.ordinal);
+        cudaFree(memory);
+        cudaGetLastError();
+    }
 }
 
 static void write_memory(struct rondo_device *device, void *to, const void *from, size_t size)

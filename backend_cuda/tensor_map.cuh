@@ -18,8 +18,8 @@ static inline tensor_map_encoder tensor_map_find_encoder()
 {
     void *function = nullptr;
     enum cudaDriverEntryPointQueryResult result;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         0, &result) != cudaSuccess ||
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, 0, &result) !=
+            cudaSuccess ||
         result != cudaDriverEntryPointSuccess)
         return nullptr;
     return reinterpret_cast<tensor_map_encoder>(function);

@@ -1,6 +1,6 @@
 #!/bin/bash
 # From a fresh Debian or Ubuntu machine to generated tokens: installs packages, builds in build/, makes a
-# small random checkpoint, and shows rondo's main commands on it. About three minutes on two cores.
+# small random checkpoint, and shows rondo's main commands on it, on the CPU. About three minutes on two cores.
 #
 #   ci/demo.sh
 #   KEEP=1 ci/demo.sh        leaves the checkpoint, and says where it is
@@ -23,7 +23,7 @@ title 'packages'
 "$root/ci/setup.sh"
 
 title "build, in $build"
-[ -e "$build/build.ninja" ] || meson setup "$build" "$root" > /dev/null
+[ -e "$build/build.ninja" ] || meson setup -Dcuda=disabled -Dsimt=disabled "$build" "$root" > /dev/null
 ninja -C "$build" | tail -n 1
 "$rondo" --version
 

@@ -23,7 +23,8 @@ list() {
     fi
 }
 
-mapfile -t sources < <(list '*.c' '*.h' 'tests/simt/*.cpp')
+mapfile -t sources < <(list '*.c' '*.h')
+mapfile -t kernels < <(list '*.cu' '*.cuh' '*.cpp')
 mapfile -t scripts < <(list '*.sh' '.ci/run')
 mapfile -t python < <(list '*.py')
 mapfile -t others < <(list '*.md' '*.build' 'meson_options.txt' '*.in')
@@ -34,17 +35,21 @@ done
 for file in "${scripts[@]}"; do
     [[ $(sed -n '1{/^#!/d}; p' "$file" | head -n 1) == '# '* ]] || fault "$file: does not begin with a comment that says what it is for"
 done
-for file in "${sources[@]}" "${scripts[@]}" "${python[@]}"; do
+for file in "${kernels[@]}"; do
+    start=$(head -c 2 "$file")
+    [ "$start" = '/*' ] || [ "$start" = '//' ] || fault "$file: does not begin with a comment"
+done
+for file in "${sources[@]}" "${kernels[@]}" "${scripts[@]}" "${python[@]}"; do
     lines=$(wc -l < "$file")
     [ "$lines" -le 1000 ] || fault "$file: $lines lines (want at most 1000)"
 done
 # Python files hold sample texts, with tabs in them.
-for file in "${sources[@]}" "${scripts[@]}" "${others[@]}"; do
+for file in "${sources[@]}" "${kernels[@]}" "${scripts[@]}" "${others[@]}"; do
     while IFS= read -r line; do
         fault "$file:$line: tab"
     done < <(grep -nP '\t' "$file" | cut -d: -f1)
 done
-for file in "${sources[@]}" "${scripts[@]}" "${python[@]}" "${others[@]}"; do
+for file in "${sources[@]}" "${kernels[@]}" "${scripts[@]}" "${python[@]}" "${others[@]}"; do
     while IFS= read -r line; do
         fault "$file:$line: carriage return or blank at the end"
     done < <(grep -nP '\r|[ ]$' "$file" | cut -d: -f1)
@@ -60,7 +65,7 @@ for candidate in clang-format-14 clang-format; do
     fi
 done
 if [ -n "$format" ]; then
-    for file in "${sources[@]}"; do
+    for file in "${sources[@]}" "${kernels[@]}"; do
         wrong=$($format --dry-run "$file" 2>&1 | grep -c 'warning: code should be clang-formatted')
         [ "$wrong" = 0 ] || fault "$file: $wrong places differ from clang-format -i"
     done
@@ -74,5 +79,5 @@ else
     echo 'style: no shellcheck: scripts were not looked at'
 fi
 
-echo "style: ${#sources[@]} C files, ${#scripts[@]} scripts, ${#python[@]} Python files, $faults faults"
+echo "style: ${#sources[@]} C files, ${#kernels[@]} kernel and C++ files, ${#scripts[@]} scripts, ${#python[@]} Python files, $faults faults"
 [ $faults = 0 ]

@@ -12,7 +12,7 @@ set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$root/build/ci
 logs=$out/logs
-stages=(setup style gcc symbols install readme clang sanitize fuzz thread aarch64 coverage)
+stages=(setup style gcc symbols install readme clang cuda sanitize fuzz thread aarch64 coverage)
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
@@ -57,8 +57,9 @@ stage_style() {
     ci/style.sh
 }
 
+# The kernels run here, emulated; the stage "cuda" compiles them for GPUs.
 stage_gcc() {
-    CC=gcc configure gcc -Dwerror=true
+    CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
     compile gcc
     tests gcc
 }
@@ -71,7 +72,7 @@ stage_symbols() {
 # A stranger's view: the library as installed, found by pkg-config, and a program built against it.
 stage_install() {
     local prefix=$out/installed
-    [ -e "$out/gcc/build.ninja" ] || CC=gcc configure gcc -Dwerror=true
+    [ -e "$out/gcc/build.ninja" ] || CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
     compile gcc
     rm -rf "$prefix"
     DESTDIR=$prefix meson install -C "$out/gcc" --no-rebuild > "$logs/meson-install.txt"
@@ -84,15 +85,25 @@ stage_readme() {
 
 stage_clang() {
     has clang || skip 'no clang'
-    CC=clang configure clang -Dwerror=true
+    CC=clang configure clang -Dwerror=true -Dcuda=disabled -Dsimt=disabled
     compile clang
     tests clang --suite check
+}
+
+# The oldest GPUs and Hopper, whose code is the most different; ci/gpu.sh runs it where there is one.
+stage_cuda() {
+    has nvcc || [ -x /usr/local/cuda/bin/nvcc ] || skip 'no nvcc'
+    CC=gcc configure cuda -Dcuda=enabled -Dgpu_arch=80,90a -Dsimt=disabled -Dopenblas=disabled
+    compile cuda cli/rondo tests/check/rondo-check
+    "$out/cuda/cli/rondo" info --devices
+    tests cuda --suite gpu
 }
 
 # Addresses and undefined behaviour. By gcc at -O1: clang needs minutes for the vector kernels then.
 stage_sanitize() {
     CC=gcc configure sanitize -Dbuildtype=debug -Doptimization=1 -Db_sanitize='address,undefined' \
-        -Db_lundef=false -Dopenblas=disabled -Dc_args='-fno-sanitize-recover=all'
+        -Db_lundef=false -Dopenblas=disabled -Dcuda=disabled -Dc_args='-fno-sanitize-recover=all' \
+        -Dcpp_args='-fno-sanitize-recover=all'
     compile sanitize
     tests sanitize --no-suite reference --timeout-multiplier 5
 }
@@ -117,7 +128,7 @@ stage_fuzz() {
         names+=("$(basename "$name")")
     done
     CC=clang configure fuzz -Dbuildtype=debug -Db_sanitize='address,undefined' \
-        -Db_lundef=false -Dopenblas=disabled -Dfuzz=true \
+        -Db_lundef=false -Dopenblas=disabled -Dcuda=disabled -Dfuzz=true \
         -Dc_args='-fno-sanitize-recover=all -fsanitize=fuzzer-no-link'
     compile fuzz "${names[@]/#/tests/fuzz/fuzz-}"
     export -f fuzz_one
@@ -132,7 +143,7 @@ stage_thread() {
     gcc -fsanitize=thread "$out/thread.c" -o "$out/thread-probe" 2> /dev/null || skip 'gcc has no TSan here'
     "$out/thread-probe" > /dev/null 2>&1 || skip 'TSan does not run on this kernel'
     CC=gcc configure thread -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
-        -Dopenblas=disabled
+        -Dopenblas=disabled -Dcuda=disabled
     compile thread
     tests thread --suite threads --timeout-multiplier 10
 }
@@ -143,7 +154,8 @@ stage_aarch64() {
 
 stage_coverage() {
     has gcov || skip 'no gcov'
-    CC=gcc configure coverage -Dbuildtype=debug -Doptimization=1 -Db_coverage=true -Dopenblas=disabled
+    CC=gcc configure coverage -Dbuildtype=debug -Doptimization=1 -Db_coverage=true -Dopenblas=disabled \
+        -Dcuda=disabled -Dsimt=disabled
     compile coverage
     find "$out/coverage" -name '*.gcda' -delete
     tests coverage --no-suite reference --timeout-multiplier 5

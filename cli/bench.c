@@ -297,7 +297,7 @@ static int bench_prefill(struct bench *b, int64_t depth, int64_t n, struct rondo
         if ((result = reach(b, 0, depth, error)))
             break;
         bandwidth[i] = cli_yardstick_read_bandwidth(b->engine.device);
-        sgemm[i] = cli_yardstick_sgemm(b->threads);
+        sgemm[i] = cli_yardstick_sgemm(b->engine.device, b->threads);
         double start = cli_time();
         result = feed(b, 0, n, error);
         seconds[i] = cli_time() - start;
@@ -348,14 +348,17 @@ static int bench_decode(struct bench *b, int64_t depth, int64_t batch, struct ro
     size_t repeat = (size_t)b->options->repeat;
     int64_t n = b->options->decode;
     double bytes = decode_bytes(b, depth, n, batch);
+    struct rondo_device_counts before = {0}, after = {0};
     int result = RONDO_OK;
     for (size_t i = 0; i < repeat && !result; i++) {
         if ((result = reach_all(b, (size_t)batch, depth, error)))
             break;
         bandwidth[i] = cli_yardstick_read_bandwidth(b->engine.device);
+        rondo_device_count(b->engine.device, &before);
         double start = cli_time();
         result = decode(b, (size_t)batch, n, error);
         seconds[i] = cli_time() - start;
+        rondo_device_count(b->engine.device, &after);
         share[i] = bandwidth[i] > 0 ? bytes / seconds[i] / bandwidth[i] : 0;
     }
     struct cli_bench_row *row = result ? NULL : add_row(b, "decode", n, depth, batch, error);
@@ -366,6 +369,8 @@ static int bench_decode(struct bench *b, int64_t depth, int64_t batch, struct ro
     row->gb_s = 1e-9 * bytes / row->seconds;
     row->bandwidth_gb_s = 1e-9 * median(bandwidth, repeat);
     row->bandwidth_share = median(share, repeat);
+    row->kernels = (double)(after.kernels - before.kernels) / (double)n;
+    row->driver_calls = (double)(after.submissions - before.submissions) / (double)n;
     double at_zero = seconds_at_zero(b, batch);
     row->time_ratio = at_zero > 0 ? row->seconds / (double)n / at_zero : 0;
     if (!b->options->profile)

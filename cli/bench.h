@@ -19,6 +19,7 @@ struct cli_bench_row {
     double sgemm_gflops;    /* OpenBLAS, measured beside the samples */
     double sgemm_share;
     double time_ratio;             /* decode: time per token over that at depth 0 */
+    double kernels, driver_calls;  /* decode: per run, which gives every session one token */
     struct rondo_step_time *times; /* [n_times], of one more sample; with --profile */
     size_t n_times;
 };

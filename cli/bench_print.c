@@ -20,6 +20,8 @@ static const struct column {
     {"sgemm_gflops", offsetof(struct cli_bench_row, sgemm_gflops)},
     {"sgemm_share", offsetof(struct cli_bench_row, sgemm_share)},
     {"time_ratio", offsetof(struct cli_bench_row, time_ratio)},
+    {"kernels", offsetof(struct cli_bench_row, kernels)},
+    {"driver_calls", offsetof(struct cli_bench_row, driver_calls)},
 };
 
 #define N_COLUMNS (sizeof columns / sizeof columns[0])
@@ -77,6 +79,13 @@ void cli_bench_print_table(FILE *out, const struct cli_bench_head *head,
         print_cell(out, 7, row->time_ratio, 1);
         fputc('\n', out);
     }
+    for (size_t i = 0; i < n; i++)
+        if (rows[i].kernels > 0)
+            fprintf(out,
+                    "%s at depth %" PRId64 ", batch %" PRId64
+                    ": %.1f kernels a token of each session, by %.1f calls to the driver\n",
+                    rows[i].test, rows[i].depth, rows[i].batch, rows[i].kernels,
+                    rows[i].driver_calls);
     for (size_t i = 0; i < n; i++)
         if (rows[i].n_times)
             print_profile(out, &rows[i]);

@@ -188,7 +188,9 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
 {
     size_t max_context = (size_t)rondo_context_settings(g->context)->max_context;
     double start = cli_time();
+    struct rondo_device_counts before, after;
     int result = RONDO_OK;
+    rondo_device_count(g->device, &before);
     while (!result && !g->reason) {
         int32_t id;
         if (cli_interrupted()) {
@@ -212,6 +214,11 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
         }
     }
     g->decode_seconds = cli_time() - start;
+    rondo_device_count(g->device, &after);
+    g->decode_counts = (struct rondo_device_counts){
+        .kernels = after.kernels - before.kernels,
+        .submissions = after.submissions - before.submissions,
+    };
     return result;
 }
 
@@ -271,4 +278,8 @@ void cli_generation_print_statistics(const struct cli_generation *g)
         cli_format_rate(g->decode_seconds > 0 ? (double)g->n_runs / g->decode_seconds : 0,
                         decode_rate),
         g->reason ? g->reason : "an error");
+    if (g->n_runs && g->decode_counts.kernels)
+        fprintf(stderr, "a decoded token: %.1f kernels, by %.1f calls to the driver\n",
+                (double)g->decode_counts.kernels / (double)g->n_runs,
+                (double)g->decode_counts.submissions / (double)g->n_runs);
 }

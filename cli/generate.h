@@ -14,6 +14,7 @@ enum cli_output {
 struct cli_generation {
     /* Set by the caller; pointers stay the caller's. */
     struct rondo_context *context;
+    const struct rondo_device *device; /* the context's */
     struct rondo_session *session;
     struct rondo_sampler *sampler;
     const struct rondo_tokenizer *tokenizer; /* may be NULL with CLI_OUTPUT_IDS and no stop text */
@@ -31,9 +32,10 @@ struct cli_generation {
     /* What the last cli_generate did. */
     size_t n_prompt, n_reused, n_generated, n_runs;
     double prompt_seconds, decode_seconds;
-    const char *reason; /* why it ended, in words */
-    bool at_end_token;  /* the last token is an end token */
-    char *text;         /* [n_text] bytes generated, without a stop text; a NUL follows */
+    struct rondo_device_counts decode_counts; /* zeros where the device does not count */
+    const char *reason;                       /* why it ended, in words */
+    bool at_end_token;                        /* the last token is an end token */
+    char *text; /* [n_text] bytes generated, without a stop text; a NUL follows */
     size_t n_text, text_capacity;
 
     float *logits; /* [V] */

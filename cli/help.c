@@ -51,11 +51,21 @@ static const struct topic topics[] = {
      "  cpu:LEVEL  at most this instruction set: ref, avx2, avx512, neon; the same as --cpu-mask "
      "LEVEL\n"
      "\n"
+     "  cuda       the first NVIDIA GPU (compute capability 8.0 or newer), where rondo was built "
+     "with "
+     "nvcc\n"
+     "  cuda:N     that one\n"
+     "  simt:N     kernels of the GPU backend, emulated on the CPU: for tests; 0 is like an H100, "
+     "1 "
+     "like an\n"
+     "             A100, 2 like an L40\n"
+     "\n"
      "All CPU levels and all thread counts give the same bits. A device that is not there ends "
      "the\n"
      "program with exit code 77. `--strict` makes an operation that would fall back to another "
      "path an\n"
-     "error. `rondo info` lists the devices of this machine.\n"},
+     "error. `rondo info --devices` lists the devices of this machine, and says why a backend has "
+     "none.\n"},
     {"drafts", "trees of guessed tokens, for speculative decoding",
      "A draft tree is evaluated on top of a session without changing it. Node i is a token and "
      "the\n"

@@ -14,7 +14,7 @@ struct info_options {
     struct cli_device_options device;
     struct cli_message_options messages;
     int64_t ctx, batch;
-    bool tensors, plan, check, json;
+    bool tensors, plan, check, json, devices;
     struct cli_texts arguments;
 };
 
@@ -54,6 +54,11 @@ static const struct cli_option table[] = {
      .offset = FIELD(check),
      .group = "Output",
      .help = "read all FP8 weights and fail at the first NaN code"},
+    {.name = "--devices",
+     .kind = CLI_FLAG,
+     .offset = FIELD(devices),
+     .group = "Output",
+     .help = "list the devices of every backend, and why one has none; needs no model"},
     {.name = "--json",
      .kind = CLI_FLAG,
      .offset = FIELD(json),
@@ -346,15 +351,56 @@ static char *template_name(const struct rondo_model *model)
     return name;
 }
 
+/* Whether a device belongs to a backend: "cuda:0" to "cuda". */
+static bool is_of(const char *device, const char *backend)
+{
+    size_t length = strlen(backend);
+    return !strncmp(device, backend, length) && (!device[length] || device[length] == ':');
+}
+
 static void print_devices(void)
 {
     char size[24];
-    struct rondo_device_info devices[16];
-    size_t n = rondo_device_list(devices, 16);
+    struct rondo_device_info devices[32];
+    struct rondo_backend_info backends[8];
+    size_t n = rondo_device_list(devices, 32), n_backends = rondo_backend_list(backends, 8);
     printf("devices\n");
-    for (size_t i = 0; i < n && i < 16; i++)
-        printf("  %-12s %s; %s of memory available\n", devices[i].name, devices[i].description,
-               cli_format_size(devices[i].memory_available, size));
+    for (size_t b = 0; b < n_backends && b < 8; b++) {
+        for (size_t i = 0; i < n && i < 32; i++)
+            if (is_of(devices[i].name, backends[b].name))
+                printf("  %-12s %s; %s of memory available\n", devices[i].name,
+                       devices[i].description, cli_format_size(devices[i].memory_available, size));
+        if (*backends[b].reason)
+            printf("  %-12s %s%s\n", backends[b].name,
+                   backends[b].n_devices ? "not all GPUs: " : "no device: ", backends[b].reason);
+    }
+}
+
+static cJSON *devices_json(void)
+{
+    struct rondo_device_info devices[32];
+    struct rondo_backend_info backends[8];
+    size_t n = rondo_device_list(devices, 32), n_backends = rondo_backend_list(backends, 8);
+    cJSON *array = cJSON_CreateArray();
+    for (size_t b = 0; b < n_backends && b < 8; b++) {
+        cJSON *backend = cJSON_CreateObject(), *list;
+        cJSON_AddStringToObject(backend, "backend", backends[b].name);
+        cJSON_AddStringToObject(backend, "reason", backends[b].reason);
+        list = cJSON_AddArrayToObject(backend, "devices");
+        for (size_t i = 0; i < n && i < 32; i++) {
+            if (!is_of(devices[i].name, backends[b].name))
+                continue;
+            cJSON *device = cJSON_CreateObject();
+            cJSON_AddStringToObject(device, "name", devices[i].name);
+            cJSON_AddStringToObject(device, "description", devices[i].description);
+            cJSON_AddNumberToObject(device, "memory_total", (double)devices[i].memory_total);
+            cJSON_AddNumberToObject(device, "memory_available",
+                                    (double)devices[i].memory_available);
+            cJSON_AddItemToArray(list, device);
+        }
+        cJSON_AddItemToArray(array, backend);
+    }
+    return array;
 }
 
 static void print_text(const struct info_options *options, const struct rondo_model *model,
@@ -436,6 +482,8 @@ static cJSON *info_json(const struct info_options *options, const struct rondo_m
     cJSON_AddNumberToObject(object, "total", (double)memory->total);
     if (options->tensors)
         cJSON_AddItemToObject(root, "tensors", tensors_json(model));
+    if (options->devices)
+        cJSON_AddItemToObject(root, "devices", devices_json());
     return root;
 }
 
@@ -484,16 +532,30 @@ static int show(struct info_options *options, const struct cli_engine *engine,
     return result;
 }
 
+static int show_devices(bool json, struct rondo_error *error)
+{
+    if (!json) {
+        print_devices();
+        return RONDO_OK;
+    }
+    cJSON *array = devices_json();
+    char *text = cJSON_Print(array);
+    int result = text ? RONDO_OK : rondo_fail(error, RONDO_FAILED, "out of memory");
+    if (text)
+        puts(text);
+    cJSON_free(text);
+    cJSON_Delete(array);
+    return result;
+}
+
 static int run(void *user)
 {
     struct info_options *options = user;
     struct rondo_error error = {0};
     struct cli_engine engine;
     cli_messages(&options->messages);
-    if (!options->model.directory && !options->json) {
-        print_devices();
-        return RONDO_OK;
-    }
+    if (!options->model.directory && (options->devices || !options->json))
+        return show_devices(options->json, &error) ? cli_report(&error) : RONDO_OK;
     int result = cli_engine_open(&engine, &options->model, &options->device, &error);
     if (!result)
         result = show(options, &engine, &error);
@@ -511,10 +573,11 @@ static const struct cli_option_set sets[] = {
 const struct cli_command cli_info = {
     .name = "info",
     .summary = "show a checkpoint: config, tensors, plan, memory; and the devices here",
-    .usage = "-m DIR [options]",
+    .usage = "[-m DIR] [options]",
     .details =
         "  rondo info -m DIR --ctx 32768 --batch 4     what four sessions of 32768 tokens need\n"
-        "  rondo info -m DIR --json | jq .config\n",
+        "  rondo info -m DIR --json | jq .config\n"
+        "  rondo info --devices                        where models can run here, and why not\n",
     .sets = sets,
     .n_sets = sizeof sets / sizeof sets[0],
     .options_size = sizeof(struct info_options),

@@ -20,7 +20,7 @@ struct run_options {
     double temperature, top_p, min_p, repetition_penalty;
     int64_t top_k, repetition_window, max_tokens, ctx, chunk;
     uint64_t seed;
-    bool chat, interactive, thinking, special, ignore_eos, ids, logprobs;
+    bool chat, interactive, thinking, special, ignore_eos, ids, logprobs, check_steps;
 };
 
 #define FIELD(name) offsetof(struct run_options, name)
@@ -188,6 +188,13 @@ static const struct cli_option table[] = {
      .offset = FIELD(logprobs),
      .group = "Output",
      .help = "print one JSON object per token instead of text: id, logprob, piece"},
+    {.name = "--check-steps",
+     .kind = CLI_FLAG,
+     .offset = FIELD(check_steps),
+     .group = "Output",
+     .help = "look at the results of every step and fail at the first NaN or infinity, with its "
+             "step, layer, "
+             "row and column; slow"},
 };
 
 /* Everything one run works with. */
@@ -294,6 +301,8 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         .max_batch_tokens = (int32_t)options->chunk,
     };
     result = cli_engine_start(&r->engine, &settings, error);
+    if (!result && options->check_steps)
+        result = rondo_context_check_steps(r->engine.context, true, error);
     if (result)
         return result;
     r->session = rondo_session_create(r->engine.context, error);
@@ -301,6 +310,7 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         return error->status;
     r->generation = (struct cli_generation){
         .context = r->engine.context,
+        .device = r->engine.device,
         .session = r->session,
         .sampler = r->sampler,
         .tokenizer = r->tokenizer,

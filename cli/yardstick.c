@@ -1,4 +1,5 @@
-/* Yardsticks: read bandwidth through the CPU backend, matrix products through OpenBLAS. */
+/* Yardsticks: read bandwidth through the CPU backend or by a copy on the device, matrix products through
+ * OpenBLAS. */
 #include "cli/yardstick.h"
 #include "backend_cpu/cpu.h"
 #include "cli/terminal.h"
@@ -24,10 +25,29 @@ int cli_yardstick_threads(struct rondo_device *device)
     return is_cpu(device) ? rondo_pool_threads(rondo_cpu(device)->pool) : 1;
 }
 
+/* Half of what a copy on the device moves is read. */
+static double copy_bandwidth(struct rondo_device *device)
+{
+    uint64_t size = device->memory_available(device) / 8;
+    size = size > LARGE_BUFFER / 2 ? LARGE_BUFFER / 2 : size;
+    void *from = device->allocate(device, size), *to = device->allocate(device, size);
+    double seconds = 0;
+    for (int i = 0; i < 2 && from && to; i++) { /* the first warms up */
+        device->synchronize(device);
+        double start = cli_time();
+        device->copy(device, to, from, size);
+        device->synchronize(device);
+        seconds = cli_time() - start;
+    }
+    device->release(device, from);
+    device->release(device, to);
+    return seconds > 0 ? 2.0 * (double)size / seconds : 0;
+}
+
 double cli_yardstick_read_bandwidth(struct rondo_device *device)
 {
     if (!is_cpu(device))
-        return 0;
+        return copy_bandwidth(device);
     uint64_t size = device->memory_available(device) / 4;
     size = size > LARGE_BUFFER ? LARGE_BUFFER : size < SMALL_BUFFER ? SMALL_BUFFER : size;
     return rondo_cpu_read_bandwidth(rondo_cpu(device), size, 1);
@@ -37,18 +57,20 @@ double cli_yardstick_read_bandwidth(struct rondo_device *device)
 
 #define SIDE 2048
 
-double cli_yardstick_sgemm(int threads)
+double cli_yardstick_sgemm(const struct rondo_device *device, int threads)
 {
     static float
         *matrices; /* three of SIDE x SIDE; kept, so that only the first call touches new pages */
     const size_t count = (size_t)SIDE * SIDE;
+    if (!is_cpu(device))
+        return 0;
     if (!matrices) {
         matrices = malloc(3 * count * sizeof *matrices);
         if (!matrices)
             return 0;
         for (size_t i = 0; i < 3 * count; i++)
             matrices[i] = (float)(i % 251) / 251.0f - 0.5f;
-        cli_yardstick_sgemm(threads);
+        cli_yardstick_sgemm(device, threads);
     }
     openblas_set_num_threads(threads);
     double start = cli_time();
@@ -62,8 +84,9 @@ double cli_yardstick_sgemm(int threads)
 
 #else
 
-double cli_yardstick_sgemm(int threads)
+double cli_yardstick_sgemm(const struct rondo_device *device, int threads)
 {
+    (void)device;
     (void)threads;
     return 0;
 }

@@ -7,11 +7,12 @@
 /* Threads of the device; 1 when it does not say. */
 int cli_yardstick_threads(struct rondo_device *device);
 
-/* Bytes per second at which the device's threads read a large buffer, once. 0 when it cannot be measured. */
+/* Bytes per second at which the device's threads read a large buffer, once; on a GPU, bytes read and written by
+ * a copy of one. 0 when it cannot be measured. */
 double cli_yardstick_read_bandwidth(struct rondo_device *device);
 
 /* Floating-point operations per second of OpenBLAS' sgemm on 2048 x 2048 x 2048 with so many threads. 0 when
- * rondo was built without OpenBLAS. Waits until OpenBLAS' threads have gone to sleep. */
-double cli_yardstick_sgemm(int threads);
+ * rondo was built without OpenBLAS or the device is no CPU. Waits until OpenBLAS' threads have gone to sleep. */
+double cli_yardstick_sgemm(const struct rondo_device *device, int threads);
 
 #endif

@@ -137,8 +137,8 @@ static size_t append_weights(const struct rondo_step *step, char *line, size_t s
 }
 
 /* Where a step runs that is not run by itself. */
-static void append_fusion(const struct rondo_plan *plan, int32_t index, char *line, size_t size,
-                          size_t at)
+static size_t append_fusion(const struct rondo_plan *plan, int32_t index, char *line, size_t size,
+                            size_t at)
 {
     for (int32_t i = plan->n_fusions - 1; i >= 0; i--) { /* the one that covers most comes last */
         const struct rondo_fusion *fusion = &plan->fusions[i];
@@ -147,10 +147,10 @@ static void append_fusion(const struct rondo_plan *plan, int32_t index, char *li
                 continue;
             char text[48];
             snprintf(text, sizeof text, "  (with step %d)", fusion->steps[0]);
-            append(line, size, at, text);
-            return;
+            return append(line, size, at, text);
         }
     }
+    return at;
 }
 
 void rondo_step_print(const struct rondo_plan *plan, int32_t index, char *line, size_t size)
@@ -166,5 +166,12 @@ void rondo_step_print(const struct rondo_plan *plan, int32_t index, char *line, 
     at = append_weights(step, line, size, at);
     at = append(line, size, at, " -> ");
     at = append_values(plan, step, true, line, size, at);
-    append_fusion(plan, index, line, size, at);
+    at = append_fusion(plan, index, line, size, at);
+    const char *path = plan->device && plan->device->path
+                           ? plan->device->path(plan->device, step->op, &step->args)
+                           : NULL;
+    if (path) {
+        at = append(line, size, at, "  by ");
+        append(line, size, at, path);
+    }
 }

@@ -157,6 +157,8 @@ void property_reuse(struct lab *lab)
 
 void property_threads(struct lab *lab)
 {
+    if (strncmp(rondo_device_description(lab->device), "cpu", 3))
+        return; /* GPUs have none */
     int32_t tokens[150], parents[20];
     lab_random_tokens(lab, tokens, 150);
     for (int i = 0; i < 20; i++)

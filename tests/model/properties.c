@@ -1,6 +1,8 @@
 /* Runs the property tests on a few fixtures in every mode, bit for bit, from seeds that it prints.
  *
- *     properties FIXTURES [--seed N] [--device NAME] [--only PROPERTY] [VARIANT...] */
+ *     properties FIXTURES [--seed N] [--device NAME] [--only PROPERTY] [VARIANT...]
+ *
+ * Exit code 77 when the device is not on this machine. */
 #include "tests/model/properties.h"
 #include "tests/model/expect.h"
 
@@ -20,7 +22,7 @@ static const struct property properties[] = {
     {"reuse", property_reuse},     {"threads", property_threads}, {"fork", property_fork},
     {"save", property_save},       {"sync", property_sync},       {"boundary", property_boundary},
     {"tree", property_tree},       {"chain", property_chain},     {"refusals", property_refusals},
-    {"fusions", property_fusions},
+    {"fusions", property_fusions}, {"short", property_short},
 };
 
 /* Linear and softmax layers, a ragged tail, odd head counts, FP8 with ragged blocks, mixed types, softmax
@@ -69,7 +71,12 @@ static void run_variant(const char *name, const struct arguments *arguments)
     snprintf(directory, sizeof directory, "%.500s/%.63s", arguments->root, name);
     struct lab lab = {.name = name, .property = "opening"};
     struct rondo_device_options options = {.threads = 1}; /* others: property_threads */
-    MUST(&lab, lab.device = rondo_device_open(arguments->device, &options, &error));
+    struct rondo_error no_device = {0};
+    lab.device = rondo_device_open(arguments->device, &options, &no_device);
+    if (!lab.device) {
+        fprintf(stderr, "%s\n", no_device.message);
+        exit(no_device.status);
+    }
     MUST(&lab, lab.model = rondo_model_open(directory, NULL, &error));
     lab.vocab_size = (size_t)rondo_model_config(lab.model)->vocab_size;
     static const enum rondo_mode modes[] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8};

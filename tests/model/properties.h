@@ -24,6 +24,9 @@ void property_chain(struct lab *lab); /* longer than a chunk */
 /* fusions.c */
 void property_fusions(struct lab *lab);
 
+/* short.c */
+void property_short(struct lab *lab); /* pieces, batches, trees: a little of each */
+
 /* refusals.c */
 void property_refusals(struct lab *lab);
 

@@ -1,0 +1,377 @@
+/* A GPU backend on its host side, under emulation: listing and opening with what goes wrong there, memory and its
+ * staging, failures in the middle of a run, running out of memory, recordings, several devices at once.
+ *
+ *     gpu FIXTURES */
+#include "core/context.h"
+#include "core/error.h"
+#include "scratch.h"
+#include "test.h"
+
+#include <simt.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct rondo_error error;
+static char models[500];
+
+static _Noreturn void die(const char *what)
+{
+    fprintf(stderr, "%s: %s\n", what, error.message);
+    exit(1);
+}
+
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        if (!(call))                                                                               \
+            die(#call);                                                                            \
+    } while (0)
+
+static struct rondo_device *open_device(const char *name)
+{
+    struct rondo_device *device;
+    MUST(device = rondo_device_open(name, NULL, &error));
+    return device;
+}
+
+static struct rondo_model *open_model(const char *name)
+{
+    char directory[600];
+    struct rondo_model *model;
+    snprintf(directory, sizeof directory, "%s/%s", models, name);
+    MUST(model = rondo_model_open(directory, NULL, &error));
+    return model;
+}
+
+/* ---- listing and opening --------------------------------------------------------------------------- */
+
+static void reason_of(char *text, size_t size)
+{
+    struct rondo_backend_info backends[8];
+    size_t n = rondo_backend_list(backends, 8);
+    text[0] = '\0';
+    for (size_t i = 0; i < n && i < 8; i++)
+        if (!strcmp(backends[i].name, "simt"))
+            snprintf(text, size, "%zu %s", backends[i].n_devices, backends[i].reason);
+}
+
+static void expect_none(const char *what, const char *reason)
+{
+    char text[256];
+    reason_of(text, sizeof text);
+    EXPECT(text[0] == '0' && strstr(text, reason), "%s: %s", what, text);
+    EXPECT(!rondo_device_open("simt:0", NULL, &error) && error.status == RONDO_NO_DEVICE &&
+               strstr(error.message, reason) && strstr(error.message, "--device cpu"),
+           "%s: %d %s", what, error.status, error.message);
+    EXPECT(!strchr(error.message, '\n'), "%s", what);
+}
+
+static void test_list(void)
+{
+    char text[256];
+    reason_of(text, sizeof text);
+    EXPECT(!strcmp(text, "3 "), "%s", text);
+    simt_fail_always("cudaGetDeviceCount", cudaErrorInsufficientDriver);
+    expect_none("too old", "driver is too old");
+    simt_fail_always("cudaDriverGetVersion", cudaErrorInsufficientDriver); /* leaves 0 */
+    expect_none("no driver", "there is no GPU driver");
+    simt_recover();
+    simt_fail_always("cudaGetDeviceCount", cudaErrorNoDevice);
+    expect_none("no device", "the driver shows no GPU");
+    simt_recover();
+    simt_fail_always("cudaGetDeviceCount", cudaErrorSystemNotReady);
+    expect_none("not ready", "cudaErrorSystemNotReady");
+    simt_recover();
+
+    static const char *const wrong[] = {"simt:3", "simt:x", "simt:0x", "simt:-1",
+                                        "simt:00000000009"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        EXPECT(!rondo_device_open(wrong[i], NULL, &error) && error.status == RONDO_NO_DEVICE &&
+                   strstr(error.message, "simt:0, simt:1, simt:2"),
+               "%s: %s", wrong[i], error.message);
+    struct rondo_device_options options = {.cpu_mask = "avx2"};
+    EXPECT(!rondo_device_open("simt", &options, &error) && error.status == RONDO_USAGE, "%s",
+           error.message);
+    struct rondo_device *device = open_device("simt");
+    EXPECT(strstr(device->description, "(sm_90, 132 SMs") &&
+               strstr(device->description, "driver 13."),
+           "%s", device->description);
+    rondo_device_close(device);
+}
+
+/* What fails while a device is being opened is said, and leaves nothing behind. */
+static void test_opening_fails(void)
+{
+    static const char *const calls[] = {"cudaSetDevice", "cudaStreamCreateWithFlags",
+                                        "cudaMallocHost", "cudaEventCreateWithFlags"};
+    size_t before = simt_live_allocations();
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        simt_fail_next(calls[i], cudaErrorDevicesUnavailable);
+        EXPECT(!rondo_device_open("simt:1", NULL, &error) && error.status == RONDO_FAILED &&
+                   strstr(error.message, "cudaErrorDevicesUnavailable"),
+               "%s: %s", calls[i], error.message);
+        simt_recover();
+    }
+    EXPECT(simt_live_allocations() == before, "%zu allocations are left",
+           simt_live_allocations() - before);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------- */
+
+static void test_memory(struct rondo_device *device)
+{
+    enum { SIZE = (24 << 20) + 12345 }; /* three halves of the staging memory */
+    unsigned char *from = malloc(SIZE), *to = malloc(SIZE);
+    unsigned char *a = device->allocate(device, SIZE), *b = device->allocate(device, SIZE);
+    MUST(from && to && a && b);
+    EXPECT((uintptr_t)a % 256 == 0 && (uintptr_t)b % 256 == 0, "%p %p", (void *)a, (void *)b);
+    device->read(device, to, a, SIZE);
+    int any = 0;
+    for (int i = 0; i < SIZE; i++)
+        any |= to[i];
+    EXPECT(!any, "fresh memory is not zero");
+    for (int round = 0; round < 2; round++) {
+        simt_set_lazy_streams(round);
+        for (int i = 0; i < SIZE; i++)
+            from[i] = (unsigned char)(i * 7 + i / 4096 + round);
+        device->write(device, a, from, SIZE);
+        memset(from, 0xee, SIZE); /* write has taken it */
+        device->copy(device, b, a, SIZE);
+        for (int i = 0; i < 200; i++) { /* small writes are in order, too */
+            unsigned char small[3] = {(unsigned char)i, 1, 2};
+            device->write(device, b + i, small, sizeof small);
+        }
+        device->read(device, to, b, SIZE);
+        int wrong = 0;
+        for (int i = 202; i < SIZE; i++)
+            wrong += to[i] != (unsigned char)(i * 7 + i / 4096 + round);
+        for (int i = 0; i < 200; i++)
+            wrong += to[i] != i;
+        EXPECT(!wrong && to[200] == 1 && to[201] == 2, "round %d: %d bytes are wrong", round,
+               wrong);
+    }
+    simt_set_lazy_streams(0);
+    struct rondo_device_counts counts;
+    EXPECT(rondo_device_count(device, &counts) && counts.submissions > 400 && counts.kernels == 0,
+           "%llu copies", (unsigned long long)counts.submissions);
+    void *nothing = device->allocate(device, 0);
+    EXPECT(nothing, "no bytes at all");
+    device->release(device, nothing);
+    EXPECT(!device->allocate(device, SIZE_MAX - 5) && !device->allocate(device, (size_t)1 << 45),
+           "more than there is");
+    EXPECT(!rondo_device_status(device, &error), "running out of memory is no failure: %s",
+           error.message);
+    device->release(device, a);
+    device->release(device, b);
+    device->release(device, NULL);
+    free(from);
+    free(to);
+}
+
+/* ---- models ---------------------------------------------------------------------------------------- */
+
+static struct rondo_context *make(struct rondo_model *model, struct rondo_device *device)
+{
+    struct rondo_context_options options = {
+        .mode = RONDO_MODE_BF16, .max_context = 128, .max_batch_tokens = 32, .max_sessions = 2};
+    return rondo_context_create(model, device, &options, &error);
+}
+
+static int decode(struct rondo_session *session, int n, float *out)
+{
+    int32_t tokens[3] = {1, 2, 3};
+    struct rondo_run_item item = {session, tokens, 3, RONDO_LOGITS_LAST, out};
+    int status = rondo_context_run(session->context, &item, 1, &error);
+    for (int i = 0; i < n && !status; i++) {
+        item.n = 1;
+        status = rondo_context_run(session->context, &item, 1, &error);
+    }
+    return status;
+}
+
+static void test_recordings(struct rondo_model *model, struct rondo_device *device)
+{
+    size_t V = (size_t)model->config.vocab_size;
+    float *plain = malloc(V * sizeof *plain), *recorded = malloc(V * sizeof *recorded);
+    struct rondo_device_counts before, after;
+    struct rondo_context *context, *larger;
+    MUST(context = make(model, device));
+    context->no_recordings = true;
+    struct rondo_session *session = rondo_session_create(context, &error);
+    MUST(!decode(session, 6, plain));
+    context->no_recordings = false;
+    rondo_session_truncate(session, 0);
+    MUST(!decode(session, 6, recorded));
+    EXPECT(!memcmp(plain, recorded, V * sizeof *plain), "recorded decoding gives other bits");
+    EXPECT(context->n_classes == 1 && context->classes[0].recording, "nothing was recorded");
+
+    rondo_device_count(device, &before);
+    int32_t token = 1;
+    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, recorded};
+    MUST(!rondo_context_run(context, &item, 1, &error));
+    rondo_device_count(device, &after);
+    EXPECT(after.submissions - before.submissions <= 6 && after.kernels - before.kernels > 20,
+           "a token takes %llu calls for %llu kernels",
+           (unsigned long long)(after.submissions - before.submissions),
+           (unsigned long long)(after.kernels - before.kernels));
+
+    /* A context that needs more workspace moves it. */
+    struct rondo_context_options options = {.mode = RONDO_MODE_BF16, .max_batch_tokens = 2048};
+    MUST(larger = rondo_context_create(model, device, &options, &error));
+    rondo_session_truncate(session, 0);
+    MUST(!decode(session, 6, recorded));
+    EXPECT(!memcmp(plain, recorded, V * sizeof *plain), "with the workspace elsewhere");
+    rondo_context_destroy(larger);
+
+    /* Where instantiating fails, the ops are called. */
+    rondo_run_release(context);
+    simt_fail_next("cudaGraphInstantiate", cudaErrorMemoryAllocation);
+    rondo_session_truncate(session, 0);
+    MUST(!decode(session, 6, recorded));
+    EXPECT(!memcmp(plain, recorded, V * sizeof *plain), "without a recording");
+    EXPECT(context->no_recordings, "it could not be recorded");
+    rondo_context_destroy(context);
+    free(plain);
+    free(recorded);
+}
+
+/* Fails the n-th call of `call` from now on; the run must say so, and no later one give numbers. */
+static void expect_lost(struct rondo_model *model, const char *call, int skip, cudaError_t failure,
+                        const char *words)
+{
+    struct rondo_device *device = open_device("simt:0");
+    size_t V = (size_t)model->config.vocab_size;
+    float *out = malloc(V * sizeof *out);
+    struct rondo_context *context;
+    MUST(context = make(model, device));
+    struct rondo_session *session = rondo_session_create(context, &error);
+    MUST(!decode(session, 0, out));
+    simt_fail_after(call, skip, failure);
+    for (int i = 0; i < 2; i++) {
+        error.message[0] = '\0';
+        EXPECT(decode(session, 3, out) == RONDO_FAILED && strstr(error.message, "simt:0: ") &&
+                   strstr(error.message, words) && strstr(error.message, "--device cpu"),
+               "%s fails: %s", call, error.message);
+        EXPECT(!strchr(error.message, '\n'), "%s", call);
+        EXPECT(rondo_session_length(session) == 0, "%s: %zu tokens", call,
+               rondo_session_length(session));
+    }
+    EXPECT(!rondo_context_create(model, device, NULL, &error) && strstr(error.message, words),
+           "a context on a lost device: %s", error.message);
+    simt_recover(); /* so that memory can be given back */
+    rondo_context_destroy(context);
+    rondo_device_close(device);
+    free(out);
+}
+
+static void test_faults(void)
+{
+    struct rondo_model *model = open_model("base-bf16");
+    expect_lost(model, "cudaLaunchKernel", 7, cudaErrorIllegalAddress, "cudaErrorIllegalAddress");
+    expect_lost(model, "cudaStreamSynchronize", 0, cudaErrorECCUncorrectable,
+                "cudaErrorECCUncorrectable");
+    expect_lost(model, "cudaMemcpyAsync", 0, cudaErrorLaunchFailure, "copy to the device");
+    expect_lost(model, "cudaGraphLaunch", 0, cudaErrorLaunchTimeout, "recorded ops");
+    expect_lost(model, "cudaLaunchKernel", 3, cudaErrorMemoryAllocation, "GB free)");
+    expect_lost(model, "cudaLaunchKernel", 0, cudaErrorNoKernelImageForDevice, "gpu_arch");
+    rondo_model_close(model);
+}
+
+/* A device that is full: refused with numbers before anything is loaded, or at whatever allocation meets it. */
+static void test_full(void)
+{
+    struct rondo_model *model = open_model("fp8-block");
+    struct rondo_device *device = open_device("simt:2");
+    size_t before = simt_live_allocations();
+    simt_set_memory(2, (size_t)1 << 18);
+    EXPECT(!make(model, device) && strstr(error.message, "does not fit") &&
+               strstr(error.message, "--device cpu"),
+           "%s", error.message);
+    simt_set_memory(2, (size_t)1 << 30);
+    for (int skip = 0; skip < 400; skip++) {
+        simt_fail_after("cudaMalloc", skip, cudaErrorMemoryAllocation);
+        struct rondo_context *context = make(model, device);
+        simt_recover();
+        if (context) {
+            EXPECT(skip > 20, "only %d allocations", skip);
+            rondo_context_destroy(context);
+            break;
+        }
+        EXPECT(error.message[0] && !rondo_device_status(device, NULL), "allocation %d: %s", skip,
+               error.message);
+        EXPECT(simt_live_allocations() <= before + 1, "allocation %d: %zu are left", skip,
+               simt_live_allocations() - before); /* the workspace may stay */
+    }
+    rondo_device_close(device);
+    simt_set_memory(2, (size_t)4 << 30);
+    rondo_model_close(model);
+}
+
+static int cancel(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    int *calls = user;
+    EXPECT(done < total, "%s: %llu of %llu", what, (unsigned long long)done,
+           (unsigned long long)total);
+    return ++*calls == 5;
+}
+
+/* Two devices at once, in turns, each with a context of its own. */
+static void test_two_devices(void)
+{
+    struct rondo_model *model = open_model("fp8-block");
+    struct rondo_device *devices[2] = {open_device("simt:0"), open_device("simt:1")};
+    size_t V = (size_t)model->config.vocab_size;
+    float *out[2];
+    struct rondo_context *contexts[2];
+    struct rondo_session *sessions[2];
+    for (int i = 0; i < 2; i++) {
+        MUST(contexts[i] = make(model, devices[i]));
+        MUST(sessions[i] = rondo_session_create(contexts[i], &error));
+        out[i] = malloc(V * sizeof(float));
+    }
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < 2; i++)
+            MUST(!decode(sessions[i], 1, out[i]));
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < V; i++) {
+        difference += ((double)out[0][i] - out[1][i]) * ((double)out[0][i] - out[1][i]);
+        size += (double)out[1][i] * out[1][i];
+    }
+    EXPECT(difference <= 1e-4 * size, "NMSE %g between two devices", difference / size);
+    int calls = 0;
+    struct rondo_context_options options = {
+        .max_context = 64, .progress = cancel, .progress_user = &calls};
+    EXPECT(!rondo_context_create(model, devices[0], &options, &error) && calls == 5 &&
+               strstr(error.message, "interrupted"),
+           "%d calls: %s", calls, error.message);
+    for (int i = 0; i < 2; i++) {
+        rondo_context_destroy(contexts[i]);
+        rondo_device_close(devices[i]);
+        free(out[i]);
+    }
+    rondo_model_close(model);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: gpu FIXTURES\n");
+        return 2;
+    }
+    snprintf(models, sizeof models, "%s", argv[1]);
+    simt_set_quiet(1);
+    test_list();
+    test_opening_fails();
+    struct rondo_device *device = open_device("simt:1");
+    test_memory(device);
+    rondo_device_close(device);
+    struct rondo_model *model = open_model("base-bf16");
+    device = open_device("simt:1");
+    test_recordings(model, device);
+    rondo_device_close(device);
+    rondo_model_close(model);
+    test_faults();
+    test_full();
+    test_two_devices();
+    EXPECT(simt_live_allocations() == 0, "%zu allocations are left", simt_live_allocations());
+    return test_result();
+}
