@@ -10,7 +10,8 @@
 
 // Grid: tiles of a state, heads.
 template <int D>
-__global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE) accept_kernel(accept_arguments<uint16_t> a)
+static __global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
+    accept_kernel(accept_arguments<uint16_t> a)
 {
     constexpr int TILES = D / FOLD_KEYS * (D / VALUE_TILE);
     DYN_SHARED(fold_shared, s);
@@ -55,7 +56,8 @@ template <class UNIT> struct moved_rows {
 };
 
 // Grid: rows, heads.
-template <class UNIT> __global__ void __launch_bounds__(THREADS) move_kernel(moved_rows<UNIT> m)
+template <class UNIT>
+static __global__ void __launch_bounds__(THREADS) move_kernel(moved_rows<UNIT> m)
 {
     int head = (int)blockIdx.x % m.heads, i = m.first + (int)blockIdx.x / m.heads;
     int position = m.start + i, place = m.page_table ? m.page_table[position / CHUNK] : m.slot;

@@ -31,10 +31,10 @@ static void set_properties(struct gpu_host *host, int ordinal,
     int driver = 0, runtime = 0;
     char text[112];
     gpu->ordinal = ordinal;
-    gpu->capability = 10 * properties->major + properties->minor;
+    gpu->capability = gpu_capability(properties);
     gpu->warp_size = properties->warpSize;
     gpu->multiprocessors = properties->multiProcessorCount;
-    gpu->shared_limit = properties->sharedMemPerBlockOptin;
+    gpu->shared_limit = gpu_shared_limit(properties);
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     snprintf(host->name, sizeof host->name, GPU_NAME ":%d", ordinal);

@@ -3,12 +3,15 @@
 #define RONDO_BACKEND_CUDA_HOST_H
 
 #include "backend_cuda/gpu.h"
+#include "backend_cuda/architecture.h"
 #include "core/error.h"
 
 /* The backend's name as text, "cuda". */
 #define GPU_TEXT2(backend) #backend
 #define GPU_TEXT(backend) GPU_TEXT2(backend)
+#ifndef GPU_NAME
 #define GPU_NAME GPU_TEXT(RONDO_GPU_BACKEND)
+#endif
 
 /* The symbol core/backends.c.in lists. */
 #define GPU_BACKEND2(backend) rondo_backend_##backend
@@ -16,9 +19,6 @@
 #define GPU_BACKEND GPU_BACKEND1(RONDO_GPU_BACKEND)
 
 extern const struct rondo_backend GPU_BACKEND;
-
-/* Oldest devices that can be used: bf16 mma and cp.async. */
-#define GPU_MIN_CAPABILITY 80
 
 /* Pinned memory between host and device: two halves, filled in turn. A half is filled again when the copies
  * out of it are over. */

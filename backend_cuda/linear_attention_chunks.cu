@@ -334,7 +334,7 @@ static __device__ __forceinline__ void do_run(chunk_shared<SHAPE> *s,
 
 // Grid: value tiles, heads, sequences, the first fastest.
 template <class SHAPE>
-__global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
+static __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     chunk_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
     constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
@@ -355,7 +355,7 @@ __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
 
 // Grid: value tiles, heads, entries of segments.
 template <class SHAPE>
-__global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
+static __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     segment_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
     constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
@@ -388,7 +388,7 @@ __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
 
 // Grid: tiles of a state, heads, sequences.
 template <int D>
-__global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
+static __global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
     fold_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
     constexpr int TILES = D / FOLD_KEYS * (D / VALUE_TILE);

@@ -378,7 +378,7 @@ static __device__ __forceinline__ void do_nodes(draft_shared<D, NODES> *s,
 }
 
 template <int D, int NODES>
-__global__ void __launch_bounds__(D / STRIP * WARP_SIZE, NODES == 16 ? DRAFT_BLOCKS : 2)
+static __global__ void __launch_bounds__(D / STRIP * WARP_SIZE, NODES == 16 ? DRAFT_BLOCKS : 2)
     draft_kernel(linear_arguments<uint16_t> a, float *folded)
 {
     typedef draft_shared<D, NODES> shared;

@@ -49,7 +49,8 @@ static __device__ void clear_columns(float *state, int head_dim, int begin, int 
 }
 
 // Ordinary sequences. Grid: strips of COLUMNS, heads, sequences.
-template <class T> __global__ void __launch_bounds__(THREADS) exact_kernel(linear_arguments<T> a)
+template <class T>
+static __global__ void __launch_bounds__(THREADS) exact_kernel(linear_arguments<T> a)
 {
     SHARED_ARRAY(float, decay, CHUNK + 1);
     SHARED_ARRAY(float, weights, CHUNK *(CHUNK + 1));
@@ -113,7 +114,8 @@ template <class T> struct node_rows {
 
 // Grid: heads, nodes up to a bound, sequences.
 template <class T>
-__global__ void __launch_bounds__(THREADS) exact_draft_kernel(linear_arguments<T> a, int most_nodes)
+static __global__ void __launch_bounds__(THREADS)
+    exact_draft_kernel(linear_arguments<T> a, int most_nodes)
 {
     DYN_SHARED(int, nodes); // [most_nodes]
     SHARED_ARRAY(float, decay, CHUNK + 1);
@@ -166,7 +168,8 @@ __global__ void __launch_bounds__(THREADS) exact_draft_kernel(linear_arguments<T
 // ---- rows of the caches ----------------------------------------------------------------------------------------
 
 // New rows into tails and drafts. Grid: heads, sequences.
-template <class T> __global__ void __launch_bounds__(THREADS) store_rows(linear_arguments<T> a)
+template <class T>
+static __global__ void __launch_bounds__(THREADS) store_rows(linear_arguments<T> a)
 {
     int D = a.head_dim, head = (int)(blockIdx.x % (unsigned)a.heads);
     rondo_batch_sequence sequence = a.batch.sequences[blockIdx.x / (unsigned)a.heads];
@@ -192,7 +195,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) store_rows(linear_
 
 // Grid: strips of COLUMNS, heads.
 template <class T>
-__global__ void __launch_bounds__(THREADS) exact_accept_kernel(accept_arguments<T> a)
+static __global__ void __launch_bounds__(THREADS) exact_accept_kernel(accept_arguments<T> a)
 {
     SHARED_ARRAY(float, decay, CHUNK + 1);
     int D = a.head_dim, strips = (D + COLUMNS - 1) / COLUMNS, head = (int)blockIdx.x / strips;

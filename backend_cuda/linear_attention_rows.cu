@@ -163,7 +163,7 @@ store_long_tail(const linear_arguments<uint16_t> &a, const rondo_batch_sequence 
 }
 
 template <int D>
-__global__ void __launch_bounds__(D / STRIP * WARP_SIZE, D == 128 ? 4 : 8)
+static __global__ void __launch_bounds__(D / STRIP * WARP_SIZE, D == 128 ? 4 : 8)
     rows_kernel(linear_arguments<uint16_t> a, int short_rows)
 {
     DYN_SHARED(rows_shared<D>, s);

@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int capability_of(const struct cudaDeviceProp *properties)
-{
-    return 10 * properties->major + properties->minor;
-}
-
 /* "CUDA 13.0" of the driver's and the runtime's numbers, 13000. */
 static void version_text(int version, char *text, size_t size)
 {
@@ -54,22 +49,24 @@ void GPU(explain)(char *text, size_t size)
         explain_none(error, text, size);
     for (int i = 0; i < count; i++) {
         struct cudaDeviceProp properties;
+        char architecture[32];
         size_t length = strlen(text);
         error = cudaGetDeviceProperties(&properties, i);
         if (error != cudaSuccess)
             snprintf(text + length, size - length, "%sGPU %d: %s (%s)", length ? "; " : "", i,
                      cudaGetErrorString(error), cudaGetErrorName(error));
-        else if (capability_of(&properties) < GPU_MIN_CAPABILITY)
-            snprintf(text + length, size - length, "%sGPU %d (%s) is sm_%d, sm_%d is needed",
-                     length ? "; " : "", i, properties.name, capability_of(&properties),
-                     GPU_MIN_CAPABILITY);
+        else if (!gpu_usable(&properties))
+            snprintf(text + length, size - length, "%sGPU %d (%s) is %s, want %s",
+                     length ? "; " : "", i, properties.name,
+                     gpu_architecture(&properties, architecture), GPU_WANTED);
     }
 }
 
 void GPU(describe)(const struct cudaDeviceProp *properties, char *text, size_t size)
 {
-    snprintf(text, size, "%.60s (sm_%d, %d SMs, %.0f GB)", properties->name,
-             capability_of(properties), properties->multiProcessorCount,
+    char architecture[32];
+    snprintf(text, size, "%.60s (%s, %d SMs, %.0f GB)", properties->name,
+             gpu_architecture(properties, architecture), properties->multiProcessorCount,
              (double)properties->totalGlobalMem / 1e9);
 }
 
@@ -95,8 +92,7 @@ size_t GPU(list)(struct rondo_device_info *devices, size_t capacity)
     size_t listed = 0;
     for (int i = 0; i < count; i++) {
         struct cudaDeviceProp properties;
-        if (cudaGetDeviceProperties(&properties, i) != cudaSuccess ||
-            capability_of(&properties) < GPU_MIN_CAPABILITY)
+        if (cudaGetDeviceProperties(&properties, i) != cudaSuccess || !gpu_usable(&properties))
             continue;
         if (listed < capacity) {
             struct rondo_device_info *info = &devices[listed];
@@ -131,7 +127,7 @@ int GPU(find)(const char *which, struct cudaDeviceProp *properties, struct rondo
     for (int i = 0; i < count && (named || !*which); i++) {
         if ((named && i != wanted) || cudaGetDeviceProperties(properties, i) != cudaSuccess)
             continue;
-        if (capability_of(properties) >= GPU_MIN_CAPABILITY)
+        if (gpu_usable(properties))
             return i;
     }
     GPU(explain)(reason, sizeof reason);

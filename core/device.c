@@ -58,12 +58,24 @@ struct rondo_device *rondo_device_open(const char *name, const struct rondo_devi
 {
     const char *colon = strchr(name, ':');
     size_t length = colon ? (size_t)(colon - name) : strlen(name);
+    bool known = false;
+    /* Several backends may share a name, each for its own kind of device. */
     for (size_t i = 0; rondo_backends[i]; i++) {
         const struct rondo_backend *backend = rondo_backends[i];
-        if (strlen(backend->name) == length && strncmp(backend->name, name, length) == 0)
-            return backend->open(colon ? colon + 1 : "", options, error);
+        if (strlen(backend->name) != length || strncmp(backend->name, name, length) != 0)
+            continue;
+        struct rondo_error failure = {0};
+        struct rondo_device *device = backend->open(colon ? colon + 1 : "", options, &failure);
+        if (device)
+            return device;
+        if (error && !known)
+            *error = failure;
+        known = true;
+        if (failure.status != RONDO_NO_DEVICE)
+            return NULL;
     }
-    fail_unknown(name, error);
+    if (!known)
+        fail_unknown(name, error);
     return NULL;
 }
 

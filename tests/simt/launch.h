@@ -41,6 +41,9 @@ class Kernel_call
     const bool checked; // was compiled with calls of the emulator at loads and stores
 };
 
+// Of a translation unit: warp size and checks may differ in the next one.
+namespace
+{
 template <class... Parameters> class Kernel_call_of final : public Kernel_call
 {
   public:
@@ -69,6 +72,7 @@ template <class... Parameters> class Kernel_call_of final : public Kernel_call
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;
 };
+} // namespace
 
 // Checks the configuration, then runs, queues or records the call. Errors are left to cudaGetLastError.
 void launch(std::shared_ptr<const Kernel_call> call, const dim3 &grid, const dim3 &block,

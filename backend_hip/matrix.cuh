@@ -1,0 +1,126 @@
+// The matrix instructions of AMD devices: one 16 x 16 x 16 product of a wave, bf16 in and f32 out.
+//
+// Which lane holds what, as AMD's matrix instruction calculator and the ISA documents give it (l = lane):
+//
+//   MFMA, gfx90a and gfx942, 64 lanes      A: row l%16, k 4(l/16) .. +3      4 values
+//                                          B: column l%16, the same k        4 values
+//                                          C: column l%16, rows 4(l/16) + i  4 values
+//   WMMA, gfx11, 32 lanes                  A: row l%16, k 0..15              16 values, lanes 16..31 repeat
+//                                          B: column l%16, the same k        16 values
+//                                          C: column l%16, rows 2i + l/16    8 values
+//   WMMA, gfx12, 32 lanes                  A: row l%16, k 8(l/16) .. +7      8 values
+//                                          B: column l%16, the same k        8 values
+//                                          C: column l%16, rows 8(l/16) + i  8 values
+//
+// Builds for 32 lanes use the layout of gfx12 for operands in memory and fill up what gfx11 wants from the other
+// half of the wave, so that one layout is tested under emulation. Checked under emulation, never run on a device.
+#ifndef RONDO_BACKEND_HIP_MATRIX_CUH
+#define RONDO_BACKEND_HIP_MATRIX_CUH
+
+#include "backend_cuda/kernel.cuh"
+
+// Values a lane holds of an operand and of the product.
+#define MATRIX_AB (256 / WARP_SIZE)
+#define MATRIX_C (256 / WARP_SIZE)
+
+static __device__ __forceinline__ int matrix_lane()
+{
+    return (int)(threadIdx.x % WARP_SIZE);
+}
+
+// Row of A and column of B; first k; column and row i of C.
+static __device__ __forceinline__ int matrix_ab_line()
+{
+    return matrix_lane() % 16;
+}
+
+static __device__ __forceinline__ int matrix_ab_k()
+{
+    return matrix_lane() / 16 * MATRIX_AB;
+}
+
+static __device__ __forceinline__ int matrix_c_column()
+{
+    return matrix_lane() % 16;
+}
+
+static __device__ __forceinline__ int matrix_c_row(int i)
+{
+#if defined(__GFX11__)
+    return 2 * i + matrix_lane() / 16;
+#else
+    return matrix_lane() / 16 * MATRIX_C + i;
+#endif
+}
+
+#if defined(RONDO_SIMT)
+
+// The product with the layouts above, in ascending k.
+#include "tests/simt/matrix.h"
+
+#elif WARP_SIZE == 64
+
+static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t *a,
+                                                       const uint32_t *b)
+{
+#if defined(__gfx90a__) || defined(__gfx940__) || defined(__gfx941__) || defined(__gfx942__)
+    typedef short short4_t __attribute__((ext_vector_type(4)));
+    typedef float float4_t __attribute__((ext_vector_type(4)));
+    short4_t va, vb;
+    float4_t vc = {c[0], c[1], c[2], c[3]};
+    __builtin_memcpy(&va, a, sizeof va);
+    __builtin_memcpy(&vb, b, sizeof vb);
+    vc = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(va, vb, vc, 0, 0, 0);
+    for (int i = 0; i < 4; i++)
+        c[i] = vc[i];
+#elif defined(__HIP_DEVICE_COMPILE__)
+#error "waves of 64 lanes: want gfx90a or gfx942"
+#else
+    (void)c, (void)a, (void)b;
+#endif
+}
+
+#else
+
+static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t *a,
+                                                       const uint32_t *b)
+{
+#if defined(__GFX11__)
+    // Lane l and lane l ^ 16 hold the halves of one line: both get all of it.
+    typedef short short16_t __attribute__((ext_vector_type(16)));
+    typedef float float8_t __attribute__((ext_vector_type(8)));
+    uint32_t wide_a[8], wide_b[8];
+    bool upper = matrix_lane() / 16;
+    for (int i = 0; i < 4; i++) {
+        uint32_t other_a = WARP_XOR(a[i], 16), other_b = WARP_XOR(b[i], 16);
+        wide_a[i] = upper ? other_a : a[i];
+        wide_a[i + 4] = upper ? a[i] : other_a;
+        wide_b[i] = upper ? other_b : b[i];
+        wide_b[i + 4] = upper ? b[i] : other_b;
+    }
+    short16_t va, vb;
+    float8_t vc;
+    __builtin_memcpy(&va, wide_a, sizeof va);
+    __builtin_memcpy(&vb, wide_b, sizeof vb);
+    __builtin_memcpy(&vc, c, sizeof vc);
+    vc = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(va, vb, vc);
+    __builtin_memcpy(c, &vc, sizeof vc);
+#elif defined(__GFX12__)
+    typedef short short8_t __attribute__((ext_vector_type(8)));
+    typedef float float8_t __attribute__((ext_vector_type(8)));
+    short8_t va, vb;
+    float8_t vc;
+    __builtin_memcpy(&va, a, sizeof va);
+    __builtin_memcpy(&vb, b, sizeof vb);
+    __builtin_memcpy(&vc, c, sizeof vc);
+    vc = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12(va, vb, vc);
+    __builtin_memcpy(c, &vc, sizeof vc);
+#elif defined(__HIP_DEVICE_COMPILE__)
+#error "waves of 32 lanes: want gfx11 or gfx12"
+#else
+    (void)c, (void)a, (void)b;
+#endif
+}
+
+#endif
+#endif

@@ -1,0 +1,96 @@
+/* HIP's runtime on NVIDIA devices: what the name map of backend_hip asks for, over CUDA's runtime. The map leads
+ * cudaX to hipX and this header back to the name cudaX, where macro expansion ends. */
+#ifndef RONDO_BACKEND_HIP_NVIDIA_HIP_RUNTIME_H
+#define RONDO_BACKEND_HIP_NVIDIA_HIP_RUNTIME_H
+
+#include_next <cuda_runtime.h>
+
+#define hipDeviceProp_t cudaDeviceProp
+#define hipError_t cudaError_t
+#define hipEvent_t cudaEvent_t
+#define hipFuncAttributes cudaFuncAttributes
+#define hipGraphExec_t cudaGraphExec_t
+#define hipGraphNode_t cudaGraphNode_t
+#define hipGraph_t cudaGraph_t
+#define hipMemcpyKind cudaMemcpyKind
+#define hipStreamCaptureMode cudaStreamCaptureMode
+#define hipStreamCaptureStatus cudaStreamCaptureStatus
+#define hipStream_t cudaStream_t
+#define hipDeviceAttributeComputeCapabilityMajor cudaDevAttrComputeCapabilityMajor
+#define hipDeviceAttributeComputeCapabilityMinor cudaDevAttrComputeCapabilityMinor
+#define hipDeviceAttributeMaxSharedMemoryPerBlock cudaDevAttrMaxSharedMemoryPerBlockOptin
+#define hipDeviceAttributeMultiprocessorCount cudaDevAttrMultiProcessorCount
+#define hipDeviceAttributeWarpSize cudaDevAttrWarpSize
+#define hipErrorInsufficientDriver cudaErrorInsufficientDriver
+#define hipErrorInvalidDevice cudaErrorInvalidDevice
+#define hipErrorInvalidValue cudaErrorInvalidValue
+#define hipErrorOutOfMemory cudaErrorMemoryAllocation
+#define hipErrorNoDevice cudaErrorNoDevice
+#define hipErrorNotReady cudaErrorNotReady
+#define hipErrorNotSupported cudaErrorNotSupported
+#define hipErrorUnknown cudaErrorUnknown
+#define hipEventDefault cudaEventDefault
+#define hipEventDisableTiming cudaEventDisableTiming
+#define hipFuncAttribute cudaFuncAttribute
+#define hipFuncAttributeMaxDynamicSharedMemorySize cudaFuncAttributeMaxDynamicSharedMemorySize
+#define hipHostMallocDefault cudaHostAllocDefault
+#define hipHostRegisterDefault cudaHostRegisterDefault
+#define hipHostRegisterReadOnly cudaHostRegisterReadOnly
+#define hipMemcpyDefault cudaMemcpyDefault
+#define hipMemcpyDeviceToDevice cudaMemcpyDeviceToDevice
+#define hipMemcpyDeviceToHost cudaMemcpyDeviceToHost
+#define hipMemcpyHostToDevice cudaMemcpyHostToDevice
+#define hipStreamCaptureModeThreadLocal cudaStreamCaptureModeThreadLocal
+#define hipStreamCaptureStatusActive cudaStreamCaptureStatusActive
+#define hipStreamNonBlocking cudaStreamNonBlocking
+#define hipSuccess cudaSuccess
+
+#define hipDeviceGetAttribute cudaDeviceGetAttribute
+#define hipDeviceGetPCIBusId cudaDeviceGetPCIBusId
+#define hipDeviceSynchronize cudaDeviceSynchronize
+#define hipDriverGetVersion cudaDriverGetVersion
+#define hipEventCreate cudaEventCreate
+#define hipEventCreateWithFlags cudaEventCreateWithFlags
+#define hipEventDestroy cudaEventDestroy
+#define hipEventElapsedTime cudaEventElapsedTime
+#define hipEventQuery cudaEventQuery
+#define hipEventRecord cudaEventRecord
+#define hipEventSynchronize cudaEventSynchronize
+#define hipFree cudaFree
+#define hipHostFree cudaFreeHost
+#define hipFuncGetAttributes cudaFuncGetAttributes
+#define hipGetDevice cudaGetDevice
+#define hipGetDeviceCount cudaGetDeviceCount
+#define hipGetDeviceProperties cudaGetDeviceProperties
+#define hipGetErrorName cudaGetErrorName
+#define hipGetErrorString cudaGetErrorString
+#define hipGetLastError cudaGetLastError
+#define hipGraphDestroy cudaGraphDestroy
+#define hipGraphExecDestroy cudaGraphExecDestroy
+#define hipGraphGetNodes cudaGraphGetNodes
+#define hipGraphInstantiate(exec, graph, node, log, size) cudaGraphInstantiate((exec), (graph), 0)
+#define hipGraphLaunch cudaGraphLaunch
+#define hipHostMalloc cudaHostAlloc
+#define hipHostRegister cudaHostRegister
+#define hipHostUnregister cudaHostUnregister
+#define hipMalloc cudaMalloc
+#define hipMemGetInfo cudaMemGetInfo
+#define hipMemcpy cudaMemcpy
+#define hipMemcpyAsync cudaMemcpyAsync
+#define hipMemset cudaMemset
+#define hipMemsetAsync cudaMemsetAsync
+#define hipPeekAtLastError cudaPeekAtLastError
+#define hipRuntimeGetVersion cudaRuntimeGetVersion
+#define hipSetDevice cudaSetDevice
+#define hipStreamBeginCapture cudaStreamBeginCapture
+#define hipStreamCreate cudaStreamCreate
+#define hipStreamCreateWithFlags cudaStreamCreateWithFlags
+#define hipStreamDestroy cudaStreamDestroy
+#define hipStreamEndCapture cudaStreamEndCapture
+#define hipStreamIsCapturing cudaStreamIsCapturing
+#define hipStreamQuery cudaStreamQuery
+#define hipStreamSynchronize cudaStreamSynchronize
+#define hipStreamWaitEvent cudaStreamWaitEvent
+#define hipFuncSetAttribute cudaFuncSetAttribute
+
+#endif
