@@ -19,7 +19,7 @@ static inline size_t gpu_shared_limit(const struct cudaDeviceProp *properties)
     return limit < 65536 ? limit : 65536;
 }
 
-#if defined(RONDO_SIMT) || defined(RONDO_HIP_NVIDIA)
+#ifdef RONDO_SIMT
 
 /* Any device will do. */
 static inline const char *gpu_architecture(const struct cudaDeviceProp *properties, char text[32])

@@ -38,6 +38,7 @@
 #define cudaErrorInvalidValue hipErrorInvalidValue
 #define cudaErrorMemoryAllocation hipErrorOutOfMemory
 #define cudaErrorNoDevice hipErrorNoDevice
+#define cudaErrorNoKernelImageForDevice hipErrorNoBinaryForGpu
 #define cudaErrorNotReady hipErrorNotReady
 #define cudaErrorNotSupported hipErrorNotSupported
 #define cudaErrorUnknown hipErrorUnknown
@@ -88,6 +89,7 @@
 #define cudaHostRegister hipHostRegister
 #define cudaHostUnregister hipHostUnregister
 #define cudaMalloc hipMalloc
+#define cudaMallocHost(memory, size) hipHostMalloc((memory), (size), 0)
 #define cudaMemGetInfo hipMemGetInfo
 #define cudaMemcpy hipMemcpy
 #define cudaMemcpyAsync hipMemcpyAsync
@@ -109,7 +111,7 @@
 /* C++ overloads in CUDA take kernels; HIP wants their address. */
 template <class Kernel>
 static inline cudaError_t rondo_hip_set_attribute(Kernel *kernel, hipFuncAttribute attribute,
-                                                 int value)
+                                                  int value)
 {
     return hipFuncSetAttribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }

@@ -26,6 +26,7 @@
 #define hipErrorInvalidValue cudaErrorInvalidValue
 #define hipErrorOutOfMemory cudaErrorMemoryAllocation
 #define hipErrorNoDevice cudaErrorNoDevice
+#define hipErrorNoBinaryForGpu cudaErrorNoKernelImageForDevice
 #define hipErrorNotReady cudaErrorNotReady
 #define hipErrorNotSupported cudaErrorNotSupported
 #define hipErrorUnknown cudaErrorUnknown

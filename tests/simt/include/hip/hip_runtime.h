@@ -31,6 +31,7 @@
 #define hipErrorInvalidValue cudaErrorInvalidValue
 #define hipErrorOutOfMemory cudaErrorMemoryAllocation
 #define hipErrorNoDevice cudaErrorNoDevice
+#define hipErrorNoBinaryForGpu cudaErrorNoKernelImageForDevice
 #define hipErrorNotReady cudaErrorNotReady
 #define hipErrorNotSupported cudaErrorNotSupported
 #define hipErrorUnknown cudaErrorUnknown
@@ -107,6 +108,7 @@
     simt_cudaGraphInstantiate((exec), (graph), 0)
 #undef cudaGraphLaunch
 #define hipGraphLaunch simt_cudaGraphLaunch
+#undef cudaMallocHost
 #undef cudaHostAlloc
 #define hipHostMalloc simt_cudaHostAlloc
 #undef cudaHostRegister
