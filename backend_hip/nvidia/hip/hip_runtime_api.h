@@ -1,2 +1,0 @@
-/* The same for C. */
-#include "hip_runtime.h"
