@@ -63,10 +63,10 @@ void GPU(gemm_launch_f32)(struct gpu_device *device, struct gemm_launch *launch)
 /* Tiles of 64 x 64 and 128 x 128, any number of rows. */
 void GPU(gemm_launch_mma)(struct gpu_device *device, enum gemm_family family,
                           struct gemm_launch *launch);
-/* Strips of 16 or 32 weight rows times 16, 32 or 64 rows of x (`columns`, at least). Returns 0, and does nothing,
+/* Strips of 16 or 32 weight rows times 8 to 64 rows of x (`rows`, at least). Returns 0, and does nothing,
  * where the device has not the shared memory for it. */
 int GPU(gemm_launch_small)(struct gpu_device *device, enum gemm_family family,
-                           struct gemm_launch *launch, int columns);
+                           struct gemm_launch *launch, int rows);
 
 /* gemm_sm90.cu, tensor copies and warpgroup products, in builds that have it (they define RONDO_GEMM_SM90): whether it
  * does such launches (by dtypes, K, strides and the device, never the number of rows), and does one. */

@@ -32,7 +32,7 @@ struct tile_shape {
     static constexpr int tiles_n = TileN / WarpsN / 16, tiles_m = TileM / WarpsM / 16; // of a warp
     // Bytes. A stage: rows of W, rows of x, scales of the rows of x, scale of W.
     static constexpr int w_pitch = Depth * (int)sizeof(W) + 16,
-                         x_pitch = Depth * (int)sizeof(X) + 16;
+                         x_pitch = Depth * (int)sizeof(X) + Math::input_padding;
     static constexpr int w_bytes = TileN * w_pitch, x_bytes = TileM * x_pitch;
     static constexpr int stage_bytes = w_bytes + x_bytes + (TileM + 4) * (int)sizeof(float);
     static constexpr int out_pitch = TileN + 4; // values
@@ -42,43 +42,61 @@ struct tile_shape {
     // 16-byte units in a row, and in a stage for each thread.
     static constexpr int w_row_units = Depth * (int)sizeof(W) / 16;
     static constexpr int x_row_units = Depth * (int)sizeof(X) / 16;
-    static constexpr int w_units = (TileN * w_row_units + threads - 1) / threads;
-    static constexpr int x_units = (TileM * x_row_units + threads - 1) / threads;
+    static constexpr int w_units = TileN * w_row_units / threads;
+    static constexpr int x_units = TileM * x_row_units / threads;
     static_assert(TileN <= RONDO_BLOCK && RONDO_BLOCK % TileN == 0,
                   "a tile has one block scale per 128 of K");
     static_assert(RONDO_BLOCK % Depth == 0 && Depth % Math::k == 0, "stages divide 128 of K");
-    static_assert(stage_bytes % 16 == 0 && TileM <= threads, "units and scales find their threads");
+    static_assert(TileN * w_row_units % threads == 0 && TileM * x_row_units % threads == 0 &&
+                      TileM <= threads && stage_bytes % 16 == 0,
+                  "units and scales find their threads");
 };
 
-// What a thread copies for each stage of one tile.
+// What a thread copies for each stage of one tile: units of 16 bytes. Rows past the end are the last one again:
+// what comes of them is not stored.
 template <class S> struct tile_source {
-    const typename S::w_type *weight; // row tile.n
-    int weight_rows;                  // that exist
-    const float *weight_scale;        // of the tile's first 128 of K, or NULL
-    int x_row[S::x_units];            // of this thread's units; -1: none
-    int x_scale_row;                  // of row threadIdx.x of the tile; -1: none
+    const typename S::w_type *w[S::w_units]; // row and column of each unit, at k = 0
+    const typename S::x_type *x[S::x_units];
+    int w_left, x_left;        // values from there to the end of the row
+    const float *weight_scale; // of the tile's first 128 of K, or NULL
+    const float *x_scale;      // of row threadIdx.x of the tile, or NULL
+    int weight_rows;           // of the tile that exist
 };
 
 template <class S>
 __device__ __forceinline__ void find_source(const gemm_launch &g, const gemm_tile &tile,
                                             tile_source<S> &source)
 {
+    typedef typename S::w_type W;
+    typedef typename S::x_type X;
     const gemm_part &part = g.part[tile.part];
-    source.weight =
-        reinterpret_cast<const typename S::w_type *>(part.weight + tile.expert * part.weight_step) +
-        (int64_t)tile.n * g.k;
+    const char *weight = part.weight + tile.expert * part.weight_step;
+    int thread = (int)threadIdx.x;
+    int w_column = thread % S::w_row_units * (16 / (int)sizeof(W));
+    int x_column = thread % S::x_row_units * (16 / (int)sizeof(X));
+#pragma unroll
+    for (int i = 0; i < S::w_units; i++) {
+        int n = tile.n + (thread + i * S::threads) / S::w_row_units;
+        source.w[i] = gemm_row<W>(weight, n < part.n ? n : part.n - 1, g.k) + w_column;
+    }
+#pragma unroll
+    for (int i = 0; i < S::x_units; i++) {
+        int row = (thread + i * S::threads) / S::x_row_units;
+        row = gemm_input_row(g, tile.row + (row < tile.rows ? row : tile.rows - 1));
+        source.x[i] = gemm_row<X>(g.x, row, g.x_stride) + x_column;
+    }
+    source.w_left = g.k - w_column;
+    source.x_left = g.k - x_column;
     source.weight_rows = part.n - tile.n;
     source.weight_scale =
         part.scales != GEMM_SCALES_BLOCK
             ? NULL
             : part.scale + tile.expert * part.scale_step + tile.n / RONDO_BLOCK * part.scale_stride;
-#pragma unroll
-    for (int i = 0; i < S::x_units; i++) {
-        int row = ((int)threadIdx.x + i * S::threads) / S::x_row_units;
-        source.x_row[i] = row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
-    }
-    int row = (int)threadIdx.x;
-    source.x_scale_row = g.x_scale && row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
+    source.x_scale = NULL;
+    if (g.x_scale && thread < S::tile_m)
+        source.x_scale = gemm_row<float>(
+            g.x_scale, gemm_input_row(g, tile.row + (thread < tile.rows ? thread : tile.rows - 1)),
+            g.x_scale_stride);
 }
 
 // Starts the copies of values k .. k + depth.
@@ -86,42 +104,34 @@ template <class S>
 __device__ __forceinline__ void load_stage(const gemm_launch &g, const tile_source<S> &source,
                                            unsigned char *stage, int k)
 {
-    typedef typename S::w_type W;
-    typedef typename S::x_type X;
-    const X *x = reinterpret_cast<const X *>(g.x);
+    constexpr int w_step = S::threads / S::w_row_units * S::w_pitch;
+    constexpr int x_step = S::threads / S::x_row_units * S::x_pitch;
+    int thread = (int)threadIdx.x, w_left = source.w_left - k, x_left = source.x_left - k;
+    unsigned char *w = stage + thread / S::w_row_units * S::w_pitch + thread % S::w_row_units * 16;
+    unsigned char *x =
+        stage + S::w_bytes + thread / S::x_row_units * S::x_pitch + thread % S::x_row_units * 16;
+    if (g.weight_vectors && g.x_vectors) {
 #pragma unroll
-    for (int i = 0; i < S::w_units; i++) {
-        int unit = (int)threadIdx.x + i * S::threads;
-        int row = unit / S::w_row_units, column = unit % S::w_row_units * 16;
-        if (S::tile_n * S::w_row_units % S::threads && row >= S::tile_n)
-            break;
-        bool valid = row < source.weight_rows;
-        gemm_copy_unit(stage + row * S::w_pitch + column,
-                       source.weight + (valid ? (int64_t)row * g.k : 0),
-                       k + column / (int)sizeof(W), g.k, valid, g.weight_vectors);
-    }
+        for (int i = 0; i < S::w_units; i++)
+            copy_async_16(w + i * w_step, source.w[i] + k, w_left > 0);
 #pragma unroll
-    for (int i = 0; i < S::x_units; i++) {
-        int unit = (int)threadIdx.x + i * S::threads;
-        int row = unit / S::x_row_units, column = unit % S::x_row_units * 16;
-        if (S::tile_m * S::x_row_units % S::threads && row >= S::tile_m)
-            break;
-        bool valid = source.x_row[i] >= 0;
-        gemm_copy_unit(stage + S::w_bytes + row * S::x_pitch + column,
-                       x + (valid ? source.x_row[i] * g.x_stride : 0), k + column / (int)sizeof(X),
-                       g.k, valid, g.x_vectors);
+        for (int i = 0; i < S::x_units; i++)
+            copy_async_16(x + i * x_step, source.x[i] + k, x_left > 0);
+    } else {
+#pragma unroll
+        for (int i = 0; i < S::w_units; i++)
+            gemm_copy_values(w + i * w_step, source.w[i] + k, w_left);
+#pragma unroll
+        for (int i = 0; i < S::x_units; i++)
+            gemm_copy_values(x + i * x_step, source.x[i] + k, x_left);
     }
     if ((k + S::depth) % RONDO_BLOCK != 0 && k + S::depth < g.k)
         return;
     float *scales = reinterpret_cast<float *>(stage + S::w_bytes + S::x_bytes);
     int block = k / RONDO_BLOCK;
-    if (g.x_scale && threadIdx.x < S::tile_m) {
-        bool valid = source.x_scale_row >= 0;
-        copy_async_4(scales + threadIdx.x,
-                     g.x_scale + (valid ? source.x_scale_row * g.x_scale_stride + block : 0),
-                     valid);
-    }
-    if (source.weight_scale && threadIdx.x == 0)
+    if (source.x_scale)
+        copy_async_4(scales + thread, source.x_scale + block, true);
+    if (source.weight_scale && thread == 0)
         copy_async_4(scales + S::tile_m, source.weight_scale + block, true);
 }
 
@@ -139,16 +149,16 @@ __device__ __forceinline__ void multiply_stage(tile_sums<S> &sums, const unsigne
     typedef typename S::x_type X;
     const unsigned char *w = stage + warp_n * S::tiles_n * 16 * S::w_pitch;
     const unsigned char *x = stage + S::w_bytes + warp_m * S::tiles_m * 16 * S::x_pitch;
-#pragma unroll
+#pragma unroll(S::math::unroll)
     for (int k = 0; k < S::depth; k += S::math::k) {
-        tile_a a[S::tiles_n];
+        typename S::math::weight_type a[S::tiles_n];
 #pragma unroll
         for (int i = 0; i < S::tiles_n; i++)
             S::math::load_weight(a[i], reinterpret_cast<const W *>(w + i * 16 * S::w_pitch) + k,
                                  S::w_pitch);
 #pragma unroll
         for (int j = 0; j < S::tiles_m; j++) {
-            tile_b b;
+            typename S::math::input_type b;
             S::math::load_input(b, reinterpret_cast<const X *>(x + j * 16 * S::x_pitch) + k,
                                 S::x_pitch);
 #pragma unroll
@@ -304,10 +314,10 @@ void GPU(gemm_launch_mma)(gpu_device *device, gemm_family family, gemm_launch *g
         launch_family<uint16_t, uint16_t, gemm_math_bf16, 32, 4>(device, g);
         break;
     case GEMM_BF16_E4M3:
-        launch_family<uint16_t, uint8_t, gemm_math_bf16, 64, 3>(device, g);
+        launch_family<uint16_t, uint8_t, gemm_math_widen<uint16_t>, 64, 3>(device, g);
         break;
     case GEMM_E4M3_WIDEN:
-        launch_family<uint8_t, uint8_t, gemm_math_bf16, 64, 4>(device, g);
+        launch_family<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 64, 4>(device, g);
         break;
 #ifndef RONDO_HIP
     case GEMM_E4M3_E4M3:

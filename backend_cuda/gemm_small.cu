@@ -15,55 +15,70 @@
 // rows every strip reads all of x from L2: M * bytes of x to 16 or 32 * bytes of W; at 64 rows 35 to 50 %.
 #include "backend_cuda/gemm_tile.cuh"
 
+#include <type_traits>
+
 namespace
 {
 
-template <class X, class W, class Math, int TilesN, int TilesM, int Depth, int Stages>
+// Height: rows of x of a strip, 8 or a multiple of 16.
+template <class X, class W, class Math, int TilesN, int Height, int Depth, int Stages>
 struct strip_shape {
     typedef X x_type;
     typedef W w_type;
     typedef Math math;
-    static constexpr int tiles_n = TilesN, tiles_m = TilesM, depth = Depth, stages = Stages;
-    static constexpr int height = TilesM * 16, width = TilesN * 16; // rows of x, channels
-    static constexpr int blocks = TilesN * TilesM <= 2 ? 4 : 2;     // on a multiprocessor
+    static constexpr bool narrow = Height == 8;
+    typedef typename std::conditional<narrow, typename Math::narrow_type,
+                                      typename Math::input_type>::type input_type;
+    static constexpr int tiles_n = TilesN, tiles_m = narrow ? 1 : Height / 16;
+    static constexpr int height = Height, width = TilesN * 16; // rows of x, channels
+    static constexpr int depth = Depth, stages = Stages;
+    static constexpr int blocks = TilesN * tiles_m <= 2 ? 4 : 2; // on a multiprocessor
     static constexpr int warps = 4, threads = warps * WARP_SIZE;
     // Bytes of a warp's stage: rows of W, rows of x, scales of the rows of x, scale of W.
-    static constexpr int w_pitch = Depth * (int)sizeof(W) + 16,
-                         x_pitch = Depth * (int)sizeof(X) + 16;
+    static constexpr int w_pitch = Depth * (int)sizeof(W) + 16;
+    static constexpr int x_pitch = Depth * (int)sizeof(X) + Math::input_padding;
     static constexpr int w_bytes = width * w_pitch, x_bytes = height * x_pitch;
     static constexpr int stage_bytes = w_bytes + x_bytes + (height + 4) * (int)sizeof(float);
     // Sums of 128 of K of all warps, and their scales. Two sets where they are small: one barrier a round.
-    static constexpr int values = TilesN * TilesM * TILE_C; // of a lane
+    static constexpr int tile_values = narrow ? TILE_C / 2 : TILE_C; // of a lane
+    static constexpr int values = TilesN * tiles_m * tile_values;
     static constexpr int sums_values = warps * values * WARP_SIZE, scales_values = warps * height;
-    static constexpr int sets = TilesN * TilesM <= 2 ? 2 : 1;
+    static constexpr int sets = TilesN * tiles_m <= 2 ? 2 : 1;
     static constexpr int pipeline_bytes = warps * Stages * stage_bytes;
     static constexpr int shared_bytes =
         pipeline_bytes + sets * (sums_values + scales_values) * (int)sizeof(float);
+    // Units of 16 bytes: of a row, of a stage, and for a lane; rows between a lane's units.
     static constexpr int w_row_units = Depth * (int)sizeof(W) / 16;
     static constexpr int x_row_units = Depth * (int)sizeof(X) / 16;
-    static constexpr int w_units = (width * w_row_units + WARP_SIZE - 1) / WARP_SIZE; // of a lane
-    static constexpr int x_units = (height * x_row_units + WARP_SIZE - 1) / WARP_SIZE;
-    static constexpr int x_scales = (height + WARP_SIZE - 1) / WARP_SIZE;
-    static constexpr int outputs = values / warps; // of a thread
+    static constexpr int w_all = width * w_row_units, x_all = height * x_row_units;
+    static constexpr int w_units = (w_all + WARP_SIZE - 1) / WARP_SIZE;
+    static constexpr int x_units = (x_all + WARP_SIZE - 1) / WARP_SIZE;
+    static constexpr int w_rows = WARP_SIZE / w_row_units, x_rows = WARP_SIZE / x_row_units;
+    static constexpr int x_scales = (height + WARP_SIZE - 1) / WARP_SIZE; // of a lane
+    static constexpr int outputs = values / warps;                        // of a thread
     static_assert(values % warps == 0 && stage_bytes % 16 == 0, "values and stages divide");
     static_assert(RONDO_BLOCK % Depth == 0 && Depth % Math::k == 0, "stages divide 128 of K");
+    static_assert(WARP_SIZE % w_row_units == 0 && WARP_SIZE % x_row_units == 0, "rows divide");
 };
 
-// Where a warp's copies are: values [k, k + depth) of a tile are next.
+// Where a warp's copies are: values [k, k + depth) of a tile are next. Addresses are those of the lane's units at
+// k = 0; the lane's rows lie w_rows and x_rows apart.
 template <class S> struct strip_cursor {
     bool more;
-    int index, k; // of the tile, of the values
-    const typename S::w_type *weight;
-    int weight_rows;
-    const float *weight_scale;
-    int x_row[S::x_units];      // of this lane's units; -1: none
-    int scale_row[S::x_scales]; // of rows lane, lane + WARP_SIZE, ... of the tile; -1: none
+    int index, k;       // of the tile, of the values
+    int w_rows, x_rows; // of the tile
+    const typename S::w_type *w;
+    const typename S::x_type *x[S::x_units];
+    const float *weight_scale;         // of the tile's first 128 of K, or NULL
+    const float *x_scale[S::x_scales]; // of rows lane, lane + WARP_SIZE, ... of the tile, or NULL
 };
 
 template <class S>
 __device__ __forceinline__ void enter_tile(const gemm_launch &g, const int *first,
                                            strip_cursor<S> &cursor)
 {
+    typedef typename S::w_type W;
+    typedef typename S::x_type X;
     gemm_tile tile;
     int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
     cursor.k = warp * RONDO_BLOCK;
@@ -72,23 +87,64 @@ __device__ __forceinline__ void enter_tile(const gemm_launch &g, const int *firs
     if (!cursor.more)
         return;
     const gemm_part &part = g.part[tile.part];
-    cursor.weight =
-        reinterpret_cast<const typename S::w_type *>(part.weight + tile.expert * part.weight_step) +
-        (int64_t)tile.n * g.k;
-    cursor.weight_rows = part.n - tile.n;
+    cursor.w_rows = part.n - tile.n;
+    cursor.x_rows = tile.rows;
+    cursor.w = gemm_row<W>(part.weight + tile.expert * part.weight_step,
+                           tile.n + lane / S::w_row_units, g.k) +
+               lane % S::w_row_units * (16 / (int)sizeof(W));
+#pragma unroll
+    for (int i = 0; i < S::x_units; i++) {
+        int row = lane / S::x_row_units + i * S::x_rows;
+        row = row < tile.rows ? gemm_input_row(g, tile.row + row) : 0;
+        cursor.x[i] =
+            gemm_row<X>(g.x, row, g.x_stride) + lane % S::x_row_units * (16 / (int)sizeof(X));
+    }
     cursor.weight_scale =
         part.scales != GEMM_SCALES_BLOCK
             ? NULL
             : part.scale + tile.expert * part.scale_step + tile.n / RONDO_BLOCK * part.scale_stride;
 #pragma unroll
-    for (int i = 0; i < S::x_units; i++) {
-        int row = (lane + i * WARP_SIZE) / S::x_row_units;
-        cursor.x_row[i] = row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
-    }
-#pragma unroll
     for (int i = 0; i < S::x_scales; i++) {
         int row = lane + i * WARP_SIZE;
-        cursor.scale_row[i] = g.x_scale && row < tile.rows ? gemm_input_row(g, tile.row + row) : -1;
+        cursor.x_scale[i] = NULL;
+        if (g.x_scale && row < tile.rows)
+            cursor.x_scale[i] =
+                gemm_row<float>(g.x_scale, gemm_input_row(g, tile.row + row), g.x_scale_stride);
+    }
+}
+
+// Starts the copies of the cursor's rows.
+template <class S, bool Vectors>
+__device__ __forceinline__ void load_rows(const gemm_launch &g, const strip_cursor<S> &cursor,
+                                          unsigned char *stage, int lane)
+{
+    typedef typename S::w_type W;
+    typedef typename S::x_type X;
+    int w_row = lane / S::w_row_units, x_row = lane / S::x_row_units;
+    int w_left = g.k - cursor.k - lane % S::w_row_units * (16 / (int)sizeof(W));
+    int x_left = g.k - cursor.k - lane % S::x_row_units * (16 / (int)sizeof(X));
+    unsigned char *w = stage + w_row * S::w_pitch + lane % S::w_row_units * 16;
+    unsigned char *x = stage + S::w_bytes + x_row * S::x_pitch + lane % S::x_row_units * 16;
+#pragma unroll
+    for (int i = 0; i < S::w_units; i++) {
+        int left = w_row + i * S::w_rows < cursor.w_rows ? w_left : 0;
+        const W *from = gemm_row<W>(cursor.w + cursor.k, i * S::w_rows, g.k);
+        if (S::w_all % WARP_SIZE && w_row + i * S::w_rows >= S::width)
+            break;
+        if (Vectors)
+            copy_async_16(w + i * S::w_rows * S::w_pitch, from, left > 0);
+        else
+            gemm_copy_values(w + i * S::w_rows * S::w_pitch, from, left);
+    }
+#pragma unroll
+    for (int i = 0; i < S::x_units; i++) {
+        int left = x_row + i * S::x_rows < cursor.x_rows ? x_left : 0;
+        if (S::x_all % WARP_SIZE && x_row + i * S::x_rows >= S::height)
+            break;
+        if (Vectors)
+            copy_async_16(x + i * S::x_rows * S::x_pitch, cursor.x[i] + cursor.k, left > 0);
+        else
+            gemm_copy_values(x + i * S::x_rows * S::x_pitch, cursor.x[i] + cursor.k, left);
     }
 }
 
@@ -100,11 +156,9 @@ __device__ __forceinline__ void load_scales(const gemm_launch &g, const strip_cu
 #pragma unroll
     for (int i = 0; i < S::x_scales; i++) {
         int row = lane + i * WARP_SIZE;
-        bool valid = cursor.scale_row[i] >= 0;
         if (g.x_scale && row < S::height)
-            copy_async_4(scales + row,
-                         g.x_scale + (valid ? cursor.scale_row[i] * g.x_scale_stride + block : 0),
-                         valid);
+            copy_async_4(scales + row, cursor.x_scale[i] ? cursor.x_scale[i] + block : g.x_scale,
+                         cursor.x_scale[i] != NULL);
     }
     if (cursor.weight_scale && lane == 0)
         copy_async_4(scales + S::height, cursor.weight_scale + block, true);
@@ -115,34 +169,13 @@ template <class S>
 __device__ __forceinline__ void load_stage(const gemm_launch &g, const int *first,
                                            strip_cursor<S> &cursor, unsigned char *stage)
 {
-    typedef typename S::w_type W;
-    typedef typename S::x_type X;
-    const X *x = reinterpret_cast<const X *>(g.x);
     int lane = (int)threadIdx.x % WARP_SIZE;
     if (!cursor.more)
         return;
-#pragma unroll
-    for (int i = 0; i < S::w_units; i++) {
-        int unit = lane + i * WARP_SIZE;
-        int row = unit / S::w_row_units, column = unit % S::w_row_units * 16;
-        if (S::width * S::w_row_units % WARP_SIZE && row >= S::width)
-            break;
-        bool valid = row < cursor.weight_rows;
-        gemm_copy_unit(stage + row * S::w_pitch + column,
-                       cursor.weight + (valid ? (int64_t)row * g.k : 0),
-                       cursor.k + column / (int)sizeof(W), g.k, valid, g.weight_vectors);
-    }
-#pragma unroll
-    for (int i = 0; i < S::x_units; i++) {
-        int unit = lane + i * WARP_SIZE;
-        int row = unit / S::x_row_units, column = unit % S::x_row_units * 16;
-        if (S::height * S::x_row_units % WARP_SIZE && row >= S::height)
-            break;
-        bool valid = cursor.x_row[i] >= 0;
-        gemm_copy_unit(stage + S::w_bytes + row * S::x_pitch + column,
-                       x + (valid ? cursor.x_row[i] * g.x_stride : 0),
-                       cursor.k + column / (int)sizeof(X), g.k, valid, g.x_vectors);
-    }
+    if (g.weight_vectors && g.x_vectors)
+        load_rows<S, true>(g, cursor, stage, lane);
+    else
+        load_rows<S, false>(g, cursor, stage, lane);
     int next = cursor.k + S::depth;
     if (next % RONDO_BLOCK != 0 && next < g.k) {
         cursor.k = next;
@@ -166,16 +199,16 @@ __device__ __forceinline__ void multiply_stage(strip_sums<S> &sums, const unsign
     typedef typename S::w_type W;
     typedef typename S::x_type X;
     const unsigned char *x = stage + S::w_bytes;
-#pragma unroll
+#pragma unroll(S::math::unroll)
     for (int k = 0; k < S::depth; k += S::math::k) {
-        tile_a a[S::tiles_n];
+        typename S::math::weight_type a[S::tiles_n];
 #pragma unroll
         for (int i = 0; i < S::tiles_n; i++)
             S::math::load_weight(a[i], reinterpret_cast<const W *>(stage + i * 16 * S::w_pitch) + k,
                                  S::w_pitch);
 #pragma unroll
         for (int j = 0; j < S::tiles_m; j++) {
-            tile_b b;
+            typename S::input_type b;
             S::math::load_input(b, reinterpret_cast<const X *>(x + j * 16 * S::x_pitch) + k,
                                 S::x_pitch);
 #pragma unroll
@@ -198,8 +231,8 @@ __device__ __forceinline__ void publish(const strip_sums<S> &sums, const unsigne
 #pragma unroll
         for (int j = 0; j < S::tiles_m; j++)
 #pragma unroll
-            for (int r = 0; r < TILE_C; r++) {
-                int value = (i * S::tiles_m + j) * TILE_C + r;
+            for (int r = 0; r < S::tile_values; r++) {
+                int value = (i * S::tiles_m + j) * S::tile_values + r;
                 to[(warp * S::values + value) * WARP_SIZE + lane] = sums.tile[i][j].r[r];
             }
     for (int row = lane; row < S::height; row += WARP_SIZE)
@@ -207,7 +240,7 @@ __device__ __forceinline__ void publish(const strip_sums<S> &sums, const unsigne
             sizeof(typename S::x_type) == 1 ? scales[row] * weight_scale : weight_scale;
 }
 
-// Values warp, warp + 4, ... of every lane are this thread's outputs: in tile value / TILE_C, where
+// Values warp, warp + 4, ... of every lane are this thread's outputs: in tile value / S::tile_values, where
 // tile_row and tile_column say.
 template <class S>
 __device__ __forceinline__ void fold(float (&y)[S::outputs], const float *sums, const float *scales,
@@ -217,8 +250,8 @@ __device__ __forceinline__ void fold(float (&y)[S::outputs], const float *sums, 
     for (int w = 0; w < count; w++) {
 #pragma unroll
         for (int o = 0; o < S::outputs; o++) {
-            int value = warp + o * S::warps, tile = value / TILE_C;
-            int row = tile % S::tiles_m * 16 + tile_column(value % TILE_C);
+            int value = warp + o * S::warps, tile = value / S::tile_values;
+            int row = tile % S::tiles_m * 16 + tile_column(value % S::tile_values);
             y[o] = fmaf(sums[(w * S::values + value) * WARP_SIZE + lane],
                         scales[w * S::height + row], y[o]);
         }
@@ -233,9 +266,9 @@ __device__ __forceinline__ void store(const gemm_launch &g, const gemm_tile &til
     int warp = (int)threadIdx.x / WARP_SIZE;
 #pragma unroll
     for (int o = 0; o < S::outputs; o++) {
-        int value = warp + o * S::warps, place = value / TILE_C;
-        int row = place % S::tiles_m * 16 + tile_column(value % TILE_C);
-        int n = tile.n + place / S::tiles_m * 16 + tile_row(value % TILE_C);
+        int value = warp + o * S::warps, place = value / S::tile_values;
+        int row = place % S::tiles_m * 16 + tile_column(value % S::tile_values);
+        int n = tile.n + place / S::tiles_m * 16 + tile_row(value % S::tile_values);
         if (row < tile.rows && n < part.n)
             gemm_store(part, g.residual, tile.row + row, n,
                        gemm_finish(part, tile.expert, n, y[o]));
@@ -340,30 +373,34 @@ template <class S> int launch_strips(gpu_device *device, gemm_launch *g)
 }
 
 template <class X, class W, class Math, int Depth, int Stages>
-int launch_family(gpu_device *device, gemm_launch *g, int columns)
+int launch_family(gpu_device *device, gemm_launch *g, int rows)
 {
     constexpr int narrow = sizeof(X) == 1 ? 64 : 32; // many rows of x: shorter stages
-    if (columns <= 16)
-        return launch_strips<strip_shape<X, W, Math, 1, 1, Depth, Stages>>(device, g);
-    if (columns <= 32)
-        return launch_strips<strip_shape<X, W, Math, 1, 2, narrow, 4>>(device, g);
-    return launch_strips<strip_shape<X, W, Math, 2, 4, narrow, 2>>(device, g);
+#ifndef RONDO_HIP
+    if (rows <= 8)
+        return launch_strips<strip_shape<X, W, Math, 1, 8, Depth, Stages>>(device, g);
+#endif
+    if (rows <= 16)
+        return launch_strips<strip_shape<X, W, Math, 1, 16, Depth, Stages>>(device, g);
+    if (rows <= 32)
+        return launch_strips<strip_shape<X, W, Math, 1, 32, narrow, 4>>(device, g);
+    return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 2>>(device, g);
 }
 
 } // namespace
 
-int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *g, int columns)
+int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *g, int rows)
 {
     switch (family) {
     case GEMM_BF16_BF16:
-        return launch_family<uint16_t, uint16_t, gemm_math_bf16, 64, 3>(device, g, columns);
+        return launch_family<uint16_t, uint16_t, gemm_math_bf16, 64, 3>(device, g, rows);
     case GEMM_BF16_E4M3:
-        return launch_family<uint16_t, uint8_t, gemm_math_bf16, 64, 4>(device, g, columns);
+        return launch_family<uint16_t, uint8_t, gemm_math_widen<uint16_t>, 64, 4>(device, g, rows);
     case GEMM_E4M3_WIDEN:
-        return launch_family<uint8_t, uint8_t, gemm_math_bf16, 64, 4>(device, g, columns);
+        return launch_family<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 64, 4>(device, g, rows);
 #ifndef RONDO_HIP
     case GEMM_E4M3_E4M3:
-        return launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g, columns);
+        return launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g, rows);
 #endif
     default:
         return 0;

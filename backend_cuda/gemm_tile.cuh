@@ -115,54 +115,87 @@ static inline size_t gemm_list_bytes(const gemm_launch *g)
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// 16 bytes of a row, from value k on, into shared memory; zeros past K and when !valid. `row` must be an
-// address that may be read. With `vectors` the copy is asynchronous.
+// 16 bytes of a row whose rows are not aligned: `left` values are left of the row at `from` (none if less than 1),
+// then zeros. Not asynchronous.
 template <class T>
-static __device__ __forceinline__ void gemm_copy_unit(void *shared, const T *row, int k, int width,
-                                                      bool valid, bool vectors)
+static __device__ __forceinline__ void gemm_copy_values(void *shared, const T *from, int left)
 {
     constexpr int count = 16 / (int)sizeof(T);
-    if (vectors) {
-        bool inside = valid && k < width;
-        copy_async_16(shared, inside ? row + k : row, inside);
-        return;
-    }
     uint32_t *to = static_cast<uint32_t *>(shared);
 #pragma unroll 1
     for (int word = 0; word < 4; word++) {
         uint32_t bits = 0;
 #pragma unroll 1
         for (int i = 0; i < count / 4; i++) {
-            int at = k + word * (count / 4) + i;
-            if (valid && at < width)
-                bits |= (uint32_t)row[at] << (8 * (int)sizeof(T) * i);
+            int at = word * (count / 4) + i;
+            if (at < left)
+                bits |= (uint32_t)from[at] << (8 * (int)sizeof(T) * i);
         }
         to[word] = bits;
     }
 }
 
+// Address of a row: one multiplication of 32 bits, for no row is as long as 2 GiB.
+template <class T>
+static __device__ __forceinline__ const T *gemm_row(const void *base, int row, int64_t stride)
+{
+    return reinterpret_cast<const T *>(static_cast<const char *>(base) +
+                                       (int64_t)row * (int)(stride * (int)sizeof(T)));
+}
+
 // ---- operands ---------------------------------------------------------------------------------------------------
 
-// Two e4m3 codes as bf16, exactly. NaN codes are not expected among weights.
-static __device__ __forceinline__ uint32_t gemm_widen(uint32_t codes)
+// Codes 2 * Pair and 2 * Pair + 1 of four e4m3 codes as bf16, exactly. A code's bits, placed as those of a bf16,
+// are the value times 2^-120, subnormals included. NaN codes are not expected among weights.
+template <int Pair> static __device__ __forceinline__ uint32_t gemm_widen(uint32_t codes)
 {
-    uint32_t low = f32_bits(e4m3_f32((uint8_t)codes)),
-             high = f32_bits(e4m3_f32((uint8_t)(codes >> 8)));
+#ifdef RONDO_HIP
+    uint32_t low = f32_bits(e4m3_f32((uint8_t)(codes >> 16 * Pair)));
+    uint32_t high = f32_bits(e4m3_f32((uint8_t)(codes >> (16 * Pair + 8))));
     return low >> 16 | (high & 0xffff0000u);
+#else
+    uint32_t apart = __byte_perm(codes, 0, Pair ? 0x3424 : 0x1404); // each at the top of its half
+    return multiply_bf16x2((apart & 0x80008000u) | (apart & 0x7f007f00u) >> 4, 0x7b807b80u);
+#endif
 }
 
-// The same for activations, whose NaN stay NaN.
-static __device__ __forceinline__ uint32_t gemm_widen_nan(uint32_t codes)
+// Whether one of four codes is NaN, as those of activations may be: in the upper bits of bytes.
+static __device__ __forceinline__ uint32_t gemm_nan_codes(uint32_t codes)
 {
-    uint32_t wide = gemm_widen(codes), nan = ((codes & 0x7f7fu) + 0x0101u) & 0x8080u;
-    if (nan)
-        wide |= (nan & 0x80u ? 0x7fc0u : 0u) | (nan & 0x8000u ? 0x7fc00000u : 0u);
-    return wide;
+    return ((codes & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
 }
 
-// What multiplies: K of one step, and operands of 16 rows by that K from rows `pitch` bytes apart.
+// gemm_widen of activations, whose NaN stay NaN.
+template <int Pair> static __device__ __forceinline__ uint32_t gemm_widen_nan(uint32_t codes)
+{
+    uint32_t nan = gemm_nan_codes(codes) >> 16 * Pair;
+    return gemm_widen<Pair>(codes) | (nan & 0x80u ? 0x7fc0u : 0u) |
+           (nan & 0x8000u ? 0x7fc00000u : 0u);
+}
+
+#ifndef RONDO_HIP
+// The first half of tile_load_b.
+static __device__ __forceinline__ void gemm_load_narrow(uint32_t (&r)[2], const uint16_t *shared,
+                                                        int stride)
+{
+    int lane = tile_lane();
+    load_matrix_2(r, shared + lane % 8 * stride + lane / 8 % 2 * 8);
+}
+#endif
+
+// What multiplies: the K of one step; operands of 16 rows by that K, from rows `pitch` bytes apart in shared memory;
+// bytes that rows of x are padded by so that loads meet no bank conflict (rows of W by 16); steps to unroll.
+
+// `narrow` operands are of 8 rows of x: their products are the first half of c.
+
+// bf16 by bf16.
 struct gemm_math_bf16 {
-    static constexpr int k = 16;
+    typedef tile_a weight_type;
+    typedef tile_b input_type;
+    struct narrow_type {
+        uint32_t r[2];
+    };
+    static constexpr int k = 16, input_padding = 16, unroll = 8;
     static constexpr bool available = true;
 
     static __device__ __forceinline__ void load_weight(tile_a &a, const uint16_t *shared, int pitch)
@@ -170,18 +203,43 @@ struct gemm_math_bf16 {
         tile_load_a(a, shared, pitch / 2);
     }
 
+    static __device__ __forceinline__ void load_input(tile_b &b, const uint16_t *shared, int pitch)
+    {
+        tile_load_b(b, shared, pitch / 2);
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const tile_a &a, const tile_b &b)
+    {
+        tile_mma(c, a, b);
+    }
+
+#ifndef RONDO_HIP
+    static __device__ __forceinline__ void load_input(narrow_type &b, const uint16_t *shared,
+                                                      int pitch)
+    {
+        gemm_load_narrow(b.r, shared, pitch / 2);
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const tile_a &a,
+                                                    const narrow_type &b)
+    {
+        mma_m16n8k16_bf16(c.r, a.r, b.r);
+    }
+#endif
+};
+
+#ifdef RONDO_HIP
+// e4m3 widened to bf16, by bf16 (X = uint16_t) or e4m3 (uint8_t).
+template <class X> struct gemm_math_widen : gemm_math_bf16 {
+    using gemm_math_bf16::load_input;
+
     static __device__ __forceinline__ void load_weight(tile_a &a, const uint8_t *shared, int pitch)
     {
 #pragma unroll
         for (int p = 0; p < TILE_AB / 2; p++) {
             const uint8_t *at = shared + tile_a_row(2 * p) * pitch + tile_a_k(2 * p);
-            tile_set_a2(a, p, gemm_widen(*reinterpret_cast<const uint16_t *>(at)));
+            tile_set_a2(a, p, gemm_widen<0>(*reinterpret_cast<const uint16_t *>(at)));
         }
-    }
-
-    static __device__ __forceinline__ void load_input(tile_b &b, const uint16_t *shared, int pitch)
-    {
-        tile_load_b(b, shared, pitch / 2);
     }
 
     static __device__ __forceinline__ void load_input(tile_b &b, const uint8_t *shared, int pitch)
@@ -189,24 +247,130 @@ struct gemm_math_bf16 {
 #pragma unroll
         for (int p = 0; p < TILE_AB / 2; p++) {
             const uint8_t *at = shared + tile_b_column(2 * p) * pitch + tile_b_k(2 * p);
-            tile_set_b2(b, p, gemm_widen_nan(*reinterpret_cast<const uint16_t *>(at)));
+            tile_set_b2(b, p, gemm_widen_nan<0>(*reinterpret_cast<const uint16_t *>(at)));
+        }
+    }
+};
+#else
+// The same, of 32 of K. Codes are loaded as fragments of bf16 with two codes in the place of a value: a lane gets
+// k 4t .. 4t + 3 (and 16 more). It takes the first two for the lower and the last two for the upper half of the
+// product's K: both operands have their K in this order.
+template <class X> struct gemm_math_widen {
+    struct weight_type {
+        tile_a half[2];
+    };
+    struct input_type {
+        tile_b half[2];
+    };
+    struct narrow_type {
+        uint32_t half[2][2];
+    };
+    static constexpr int k = 32, input_padding = sizeof(X) == 2 ? 32 : 16, unroll = 4;
+    static constexpr bool available = true;
+
+    static __device__ __forceinline__ void load_weight(weight_type &a, const uint8_t *shared,
+                                                       int pitch)
+    {
+        tile_a codes;
+        tile_load_a(codes, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            a.half[i / 2].r[i % 2] = gemm_widen<0>(codes.r[i]);
+            a.half[i / 2].r[i % 2 + 2] = gemm_widen<1>(codes.r[i]);
         }
     }
 
-    static __device__ __forceinline__ void multiply(tile_c &c, const tile_a &a, const tile_b &b)
+    static __device__ __forceinline__ void load_input(input_type &b, const uint8_t *shared,
+                                                      int pitch)
     {
-        tile_mma(c, a, b);
+        tile_b codes;
+        tile_load_b(codes, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            b.half[i % 2].r[i / 2 * 2] = gemm_widen<0>(codes.r[i]);
+            b.half[i % 2].r[i / 2 * 2 + 1] = gemm_widen<1>(codes.r[i]);
+        }
+        if (gemm_nan_codes(codes.r[0]) | gemm_nan_codes(codes.r[1]) | gemm_nan_codes(codes.r[2]) |
+            gemm_nan_codes(codes.r[3])) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                b.half[i % 2].r[i / 2 * 2] = gemm_widen_nan<0>(codes.r[i]);
+                b.half[i % 2].r[i / 2 * 2 + 1] = gemm_widen_nan<1>(codes.r[i]);
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void load_input(input_type &b, const uint16_t *shared,
+                                                      int pitch)
+    {
+        int lane = tile_lane();
+        const uint16_t *row = shared + lane / 4 * (pitch / 2) + lane % 4 * 4;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            uint2 four =
+                *reinterpret_cast<const uint2 *>(row + i / 2 * 8 * (pitch / 2) + i % 2 * 16);
+            b.half[i % 2].r[i / 2 * 2] = four.x;
+            b.half[i % 2].r[i / 2 * 2 + 1] = four.y;
+        }
+    }
+
+    static __device__ __forceinline__ void load_input(narrow_type &b, const uint8_t *shared,
+                                                      int pitch)
+    {
+        uint32_t codes[2];
+        gemm_load_narrow(codes, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            b.half[i][0] = gemm_widen_nan<0>(codes[i]);
+            b.half[i][1] = gemm_widen_nan<1>(codes[i]);
+        }
+    }
+
+    static __device__ __forceinline__ void load_input(narrow_type &b, const uint16_t *shared,
+                                                      int pitch)
+    {
+        int lane = tile_lane();
+        const uint16_t *row = shared + lane / 4 * (pitch / 2) + lane % 4 * 4;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint2 four = *reinterpret_cast<const uint2 *>(row + i * 16);
+            b.half[i][0] = four.x;
+            b.half[i][1] = four.y;
+        }
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const weight_type &a,
+                                                    const narrow_type &b)
+    {
+        mma_m16n8k16_bf16(c.r, a.half[0].r, b.half[0]);
+        mma_m16n8k16_bf16(c.r, a.half[1].r, b.half[1]);
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const weight_type &a,
+                                                    const input_type &b)
+    {
+        tile_mma(c, a.half[0], b.half[0]);
+        tile_mma(c, a.half[1], b.half[1]);
     }
 };
 
-#ifndef RONDO_HIP
-// Fragments of e4m3 are those of bf16 with two codes in the place of one value.
+// e4m3 by e4m3. Fragments of e4m3 are those of bf16 with two codes in the place of one value.
 struct gemm_math_e4m3 {
-    static constexpr int k = 32;
+    typedef tile_a weight_type;
+    typedef tile_b input_type;
+    struct narrow_type {
+        uint32_t r[2];
+    };
+    static constexpr int k = 32, input_padding = 16;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 890
     static constexpr bool available = false; // never launched
 #else
     static constexpr bool available = true;
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
+    static constexpr int unroll = 1;         // runs through f16, which takes registers
+#else
+    static constexpr int unroll = 4;
 #endif
 
     static __device__ __forceinline__ void load_weight(tile_a &a, const uint8_t *shared, int pitch)
@@ -223,6 +387,18 @@ struct gemm_math_e4m3 {
     {
         mma_m16n8k32_e4m3(c.r, a.r, b.r);
         mma_m16n8k32_e4m3(c.r + 4, a.r, b.r + 2);
+    }
+
+    static __device__ __forceinline__ void load_input(narrow_type &b, const uint8_t *shared,
+                                                      int pitch)
+    {
+        gemm_load_narrow(b.r, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const tile_a &a,
+                                                    const narrow_type &b)
+    {
+        mma_m16n8k32_e4m3(c.r, a.r, b.r);
     }
 };
 #endif

@@ -25,7 +25,7 @@ static __device__ __forceinline__ uint32_t shared_address(const void *shared)
 // ---- asynchronous copies: global to shared memory, complete after copy_async_wait and a barrier -------------
 
 // Each thread copies 4, 8 or 16 bytes, both ends aligned to that size, or writes zeros when !valid; `global` is
-// not read then, but must be an address of the same allocation.
+// not read then.
 static __device__ __forceinline__ void copy_async_4(void *shared, const void *global, bool valid)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
@@ -148,6 +148,14 @@ static __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
     uint32_t packed;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
+}
+
+// Products of the two pairs of bf16, rounded to the nearest even.
+static __device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t product;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+    return product;
 }
 
 // 2^x to 2 ulp; results below 2^-126 are 0, that of 0 is 1.

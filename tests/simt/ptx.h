@@ -24,6 +24,7 @@ void mma_m16n8k32_e4m3(float *c, const uint32_t *a, const uint32_t *b, Here here
 
 // Nearest even; NaN gives 0x7fff.
 uint16_t bf16_bits(float value);
+float bf16_value(uint16_t bits);
 uint8_t e4m3_bits(float value);
 
 } // namespace simt
@@ -109,6 +110,13 @@ static inline void mma_m16n8k32_e4m3(float *c, const uint32_t *a, const uint32_t
 static inline uint32_t pack_bf16(float low, float high)
 {
     return simt::bf16_bits(low) | (uint32_t)simt::bf16_bits(high) << 16;
+}
+
+static inline uint32_t multiply_bf16x2(uint32_t a, uint32_t b)
+{
+    float low = simt::bf16_value((uint16_t)a) * simt::bf16_value((uint16_t)b);
+    float high = simt::bf16_value((uint16_t)(a >> 16)) * simt::bf16_value((uint16_t)(b >> 16));
+    return pack_bf16(low, high);
 }
 
 static inline float exp2_approx(float x)
