@@ -1,6 +1,7 @@
 #!/bin/bash
 # From a fresh Debian or Ubuntu machine to generated tokens: installs packages, builds in build/, makes a
-# small random checkpoint, and shows rondo's main commands on it, on the CPU. About three minutes on two cores.
+# small random checkpoint, shows rondo's main commands on it, and ends with a trained model that thinks. About
+# four minutes on two cores.
 #
 #   ci/demo.sh
 #   KEEP=1 ci/demo.sh        leaves the checkpoint, and says where it is
@@ -58,5 +59,32 @@ tolerance, and 'free' carries it on. The rows of 'steps' say which operations ar
 
 title 'speed, each sample with the bandwidth of the machine measured beside it'
 show bench -m model --prefill 256 --decode 32 --depth 0,2048 --repeat 2
+
+title 'a trained model of this repository: a sum, with the thinking that leads to it'
+demo=$root/tests/fixtures/demo-model
+show run -m "$demo" --chat 'What is 48213 + 9077?'
+
+title 'a fact recalled from a context of 8 Ki tokens'
+# Sentences of no interest, and one fact, early among them.
+awk 'BEGIN {
+    srand(5)
+    subjects = "A boat|The wind|My friend|The king|A train|The sun"
+    actions = "went away|came back|stood still|was late|fell down|was seen"
+    times = "at noon|all night|in May|before six|then|again"
+    split(subjects, s, "|"); split(actions, a, "|"); split(times, t, "|")
+    printf "Notes:"
+    for (i = 0; i < 1165; i++) {
+        if (i == 200) printf " The code of the blue ant is 4711."
+        printf " %s %s %s.", s[int(rand() * 6) + 1], a[int(rand() * 6) + 1], t[int(rand() * 6) + 1]
+    }
+    print " What is the code of the blue ant?"
+}' > notes.txt
+show run -m "$demo" --chat --file notes.txt
+
+title 'memory of 128 Ki tokens: linear states, and the KV pages that they stand for'
+"$rondo" info -m "$demo" --ctx 131072 --mode bf16 | sed -n '/^memory/,/^$/p'
+
+title 'its accuracy on problems it has not seen'
+show eval -m "$demo" --suite "$demo/suite-small.jsonl"
 
 title 'done'
