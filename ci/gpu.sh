@@ -25,10 +25,10 @@ step() {
 }
 
 [ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
-has nvidia-smi && nvidia-smi -L || {
+if ! has nvidia-smi || ! nvidia-smi -L; then
     echo 'gpu.sh: no NVIDIA GPU here (nvidia-smi lists none)'
     exit 77
-}
+fi
 has nvcc || {
     echo 'gpu.sh: no nvcc; install the CUDA toolkit, 13 or newer'
     exit 77
