@@ -52,8 +52,7 @@ static int32_t *read_ids(struct rondo_json_reader *reader, const char *key, size
     return ids;
 }
 
-/* The whole array; *columns is the length of a row. */
-static float *read_npy(const char *path, size_t rows, int32_t *columns)
+float *fixture_read_npy(const char *path, size_t rows, int32_t *columns)
 {
     FILE *file = fopen(path, "rb");
     if (!file)
@@ -96,10 +95,10 @@ void fixture_open(struct fixture *fixture, const char *root, const char *name)
     cJSON_Delete(json);
 
     snprintf(path, sizeof path, "%s/golden_logits.npy", fixture->directory);
-    fixture->logits = read_npy(path, fixture->n_tokens, &fixture->vocab_size);
+    fixture->logits = fixture_read_npy(path, fixture->n_tokens, &fixture->vocab_size);
     int32_t columns;
     snprintf(path, sizeof path, "%s/golden_generated_logits.npy", fixture->directory);
-    fixture->generated_logits = read_npy(path, fixture->n_generated, &columns);
+    fixture->generated_logits = fixture_read_npy(path, fixture->n_generated, &columns);
     if (columns != fixture->vocab_size)
         die(path, "rows of another length than those of golden_logits.npy");
 }

@@ -24,4 +24,7 @@ size_t fixture_list(const char *root, char names[FIXTURE_MAX][64]);
 void fixture_open(struct fixture *fixture, const char *root, const char *name);
 void fixture_close(struct fixture *fixture);
 
+/* A .npy file of so many rows of float32, malloc'd; *columns is the length of a row. Ends the program too. */
+float *fixture_read_npy(const char *path, size_t rows, int32_t *columns);
+
 #endif

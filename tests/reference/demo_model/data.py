@@ -10,14 +10,30 @@ import tasks
 import tokenizer as tokens
 
 # Share of documents of each kind; recall documents are several times longer than others.
-SHARES = {"add": 13, "sub": 13, "mul": 12, "expr": 14, "sort": 10, "reverse": 7, "count": 6, "odd": 7, "recall": 18}
+SHARES = {"add": 10, "sub": 10, "mul": 13, "expr": 26, "sort": 18, "reverse": 5, "count": 26, "odd": 18, "recall": 22}
+
+DRILLS = 0.4  # share of recall documents with a drill
 
 
 def encode(tokenizer, problem):
-    """(ids, mask): mask is 1 on what the model is to write."""
+    """(ids, mask): mask is 1 on what the model is to write.
+
+    A problem with a "drill", a list of sentences, has them between context and question, and their last
+    words count as what the model is to write: facts said again, so that a context teaches recall often."""
     texts, flags = [], []
     for question, working, answer in problem["turns"]:
-        texts += [tokens.prompt_text(question), tokens.answer_text(working, answer)]
+        prompt = tokens.prompt_text(question)
+        if "drill" in problem and not texts:
+            context, _, last = question.rpartition(". ")
+            prompt, rest = tokens.prompt_text(context + ".").split("<|role_end|>", 1)
+            texts.append(prompt)
+            flags.append(0)
+            for sentence in problem["drill"]:
+                known, _, asked = sentence.rpartition(" ")
+                texts += [" " + known, " " + asked]
+                flags += [0, 1]
+            prompt = f" {last}<|role_end|>{rest}"
+        texts += [prompt, tokens.answer_text(working, answer)]
         flags += [0, 1]
     parts = [e.ids for e in tokenizer.encode_batch(texts)]
     ids = np.concatenate(parts).astype(np.int32)
@@ -25,17 +41,26 @@ def encode(tokenizer, problem):
     return ids, mask
 
 
-def training_problem(rng, length, count=None):
+def training_problem(rng, length):
     """One problem of the training side; recall fills up to `length` tokens of a sequence."""
+    if length > 1024 and rng.random() < 0.5:
+        # A context that fills much of a long sequence, and questions enough to be worth it.
+        return tasks.recall_problem(rng, False, tokens=rng.randint(length // 4, length - 12 - 38 * 12), questions=12,
+                                    count=count_tokens)
     kind = rng.choices(list(SHARES), SHARES.values())[0]
     if kind != "recall":
         return tasks.MAKERS[kind](rng, False)
-    questions = rng.choice([1, 2, 3, 4])
-    # 11 tokens to close the prompt, about 36 for each question and answer.
-    room = length - 12 - 38 * questions
+    if rng.random() < DRILLS:
+        size = rng.randint(40, rng.randint(40, length // 2 - 20))
+        problem = tasks.recall_problem(rng, False, tokens=size, questions=2, count=count_tokens)
+        problem["drill"] = rng.sample(problem["facts"], min(len(problem["facts"]), (length - 100 - size) // 13))
+        return problem
+    questions = rng.choice([1, 2, 3, 4, 4, 4])
+    # 12 tokens to close the prompt, about 38 for each question and answer.
+    room = min(length, 512) - 12 - 38 * questions
     low = min(40, room)
     size = rng.randint(low, rng.randint(low, room))  # short ones are more frequent
-    return tasks.recall_problem(rng, False, tokens=size, questions=questions, count=count)
+    return tasks.recall_problem(rng, False, tokens=size, questions=questions, count=count_tokens)
 
 
 class Packer:
@@ -63,17 +88,16 @@ class Packer:
             at, segment = end, segment + 1
 
 
-def token_counter(tokenizer):
-    """Tokens of a sentence; contexts repeat sentences of one form, so the count of words is exact enough
-    and far faster: one token a word, one a digit and the blank before a number, one a full stop."""
-    del tokenizer
-    return lambda text: text.count(" ") + text.count(".") + sum(c.isdigit() for c in text)
+def count_tokens(text):
+    """Tokens of a recall context, near enough and far faster than encoding it: one a word, one a digit and
+    the blank before a number, one a full stop."""
+    return text.count(" ") + text.count(".") + sum(c.isdigit() for c in text)
 
 
 def batches(tokenizer, seed, rows, length):
     """Endless (ids, segments, mask) [rows, length]."""
-    rng, count = random.Random(seed), token_counter(tokenizer)
-    packer = Packer(length, lambda: encode(tokenizer, training_problem(rng, length, count)))
+    rng = random.Random(seed)
+    packer = Packer(length, lambda: encode(tokenizer, training_problem(rng, length)))
     while True:
         yield tuple(np.stack(x) for x in zip(*(packer.row() for _ in range(rows))))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 CHUNK = 64  # tokens of a chunk of linear attention
-BLOCK = 128  # queries of a block of softmax attention
+BLOCK = 128  # queries of a block of softmax attention, more in long sequences
 
 
 class Shape:
@@ -141,7 +141,7 @@ def softmax_attention(q, k, v, segments):
     batch, length, heads, d = q.shape
     kv_heads = k.shape[2]
     q = q.reshape(batch, length, kv_heads, heads // kv_heads, d)
-    block, outs = min(BLOCK, length), []
+    block, outs = min(max(BLOCK, length // 8), length), []
     for start in range(0, length, block):
         end = start + block
         scores = jnp.einsum("btkgd,bskd->bkgts", q[:, start:end], k[:, :end])

@@ -129,10 +129,16 @@ FORMS = [
 ]
 
 
-def parts(x, y):
-    """Of a product whose one factor has one digit: that digit times the tens, and times the ones."""
-    x, y = max(x, y), min(x, y)
-    return f"{x // 10 * 10 * y}+{x % 10 * y}=" if x > 9 else ""
+def parts(x, sign, y):
+    """Tens and ones apart, as 30-4= of 62-36 or 90+54= of 9*16; nothing for two digits."""
+    if x < 10 and y < 10:
+        return ""
+    if sign == "*":
+        x, y = max(x, y), min(x, y)
+        return f"{x // 10 * y}0+{x % 10 * y}="
+    ones = x % 10 + y % 10 if sign == "+" else x % 10 - y % 10
+    tens = x // 10 + y // 10 if sign == "+" else x // 10 - y // 10
+    return f"{tens}0{'-' if ones < 0 else '+'}{abs(ones)}="
 
 
 def expression_problem(rng, test):
@@ -145,7 +151,7 @@ def expression_problem(rng, test):
                 x = results[left] if isinstance(left, int) else values[left]
                 y = results[right] if isinstance(right, int) else values[right]
                 results.append({"+": x + y, "-": x - y, "*": x * y}[sign])
-                lines.append(f"{x}{sign}{y}={parts(x, y) if sign == '*' else ''}{results[-1]}\n")
+                lines.append(f"{x}{sign}{y}={parts(x, sign, y)}{results[-1]}\n")
             if min(results) >= 0 and max(results) <= 300:
                 break
         text = form.format(**values)
@@ -189,7 +195,7 @@ def count_problem(rng, test):
         return ("count", pool[0], *items), (pool[0], items)
 
     key, (target, items) = draw(rng, test, make)
-    working, seen = "", 0
+    working, seen = f" {target}:", 0
     for item in items:
         seen += item == target
         working += f" {item}{seen}"
@@ -221,7 +227,7 @@ def odd_problem(rng, test):
     answer = next(w for w, k in items if kinds.count(k) == 1)
     space = "" if answer.isdigit() else " "
     working = "".join(f"{w} {k}\n" if w.isdigit() else f" {w} {k}" for w, k in items)
-    working = working.rstrip("\n") + "\n"
+    working = working.rstrip("\n") + f"\n {next(k for k in kinds if kinds.count(k) == 1)}\n"
     question = rng.choice(["Which is the odd one out: {}?", "Find the odd one: {}."])
     return one_turn("lists", "odd", question.format(", ".join(w for w, _ in items)), working, space + answer, [key])
 
@@ -256,7 +262,8 @@ def recall_problem(rng, test, tokens=None, questions=1, count=None, n_facts=None
 
     count: text -> its number of tokens. n_facts: else a random share of the context."""
     tokens = tokens or rng.randint(40, 440)
-    n_facts = n_facts or max(1, min(round(rng.uniform(0.15, 0.95) * tokens / FACT_TOKENS), 120))
+    n_facts = n_facts or max(1, min(questions, tokens // FACT_TOKENS),
+                             min(round(rng.uniform(0.15, 0.95) * tokens / FACT_TOKENS), 120))
     things = rng.sample([f"{a} {n}" for a in ADJECTIVES for n in NOUNS], n_facts)
     facts = [fact(rng, test, thing) for thing in things]
     sentences, length = [f[0] for f in facts], 0
@@ -276,7 +283,7 @@ def recall_problem(rng, test, tokens=None, questions=1, count=None, n_facts=None
     first = turns[0]
     kind = "code" if first[2].isdigit() else "place"
     return {"task": "recall", "kind": kind, "prompt": first[0], "answer": first[2].strip(), "turns": turns,
-            "keys": [f[3] for f in facts]}
+            "keys": [f[3] for f in facts], "facts": [f[0] for f in facts]}
 
 
 # ---- all -------------------------------------------------------------------------------------------

@@ -85,7 +85,10 @@ def initial_state(w):
 def schedule(step, options):
     """Share of the learning rates at a step."""
     rise = min(1.0, (step + 1) / options.warmup)
-    return rise * min(1.0, max(0.0, (options.steps - step) / max(1, options.decay)))
+    if options.deadline:
+        left = options.deadline - time.time()
+        return options.peak * rise * min(1.0, max(0.0, left / (60 * options.decay_minutes)))
+    return options.peak * rise * min(1.0, max(0.0, (options.steps - step) / max(1, options.decay)))
 
 
 class Scorer:
@@ -132,23 +135,34 @@ def load(path):
         return w, state, int(file["step"])
 
 
+def graft(w, trunk):
+    """The trunk's weights, but w's in all attention, which so begins anew whatever the kinds of layers."""
+    attention = ("q", "k", "v", "q_norm", "k_norm", "dense", "g", "g_norm")
+    return {name: w[name] if name.partition(".")[2] in attention else trunk[name] for name in w}
+
+
 def parse():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=pathlib.Path, required=True)
     p.add_argument("--layers", default="llslls", help="one letter a layer: l linear, s softmax")
-    p.add_argument("--steps", type=int, default=3000)
-    p.add_argument("--decay", type=int, default=700)
+    p.add_argument("--steps", type=int, default=4000)
+    p.add_argument("--decay", type=int, default=2500)
+    p.add_argument("--deadline", type=float, help="seconds since 1970: ends then, instead of at --steps")
+    p.add_argument("--decay-minutes", type=float, default=25, help="with --deadline, instead of --decay")
     p.add_argument("--warmup", type=int, default=60)
-    p.add_argument("--rows", type=int, default=16)
+    p.add_argument("--rows", type=int, default=8)
     p.add_argument("--length", type=int, default=512)
-    p.add_argument("--long-from", type=int, default=10 ** 9, help="from this step on, every --long-every-th is long")
+    p.add_argument("--long-from", type=int, default=3400, help="from this step on, every --long-every-th is long")
     p.add_argument("--long-every", type=int, default=8)
-    p.add_argument("--long-length", type=int, default=2048)
-    p.add_argument("--muon", type=float, default=0.02)
-    p.add_argument("--adam", type=float, default=0.004)
+    p.add_argument("--long-length", type=int, default=4096)
+    p.add_argument("--muon", type=float, default=0.006)
+    p.add_argument("--adam", type=float, default=0.002)
     p.add_argument("--shrink", type=float, default=0.1, help="weight decay of Muon's matrices")
-    p.add_argument("--capacity", type=float, default=1.5)
-    p.add_argument("--save", type=int, default=200)
+    p.add_argument("--capacity", type=float, default=1.3)
+    p.add_argument("--save", type=int, default=100)
+    p.add_argument("--trunk", type=pathlib.Path, help="begin with these weights, but all attention anew")
+    p.add_argument("--only", help="train on this kind of problem alone, and score it alone")
+    p.add_argument("--peak", type=float, default=1.0, help="share of the learning rates to begin with")
     p.add_argument("--seed", type=int, default=1)
     return p.parse_args()
 
@@ -158,10 +172,15 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer, shape = tokens.train(), network.Shape(layers=options.layers)
     w, step = network.initial(shape, options.seed), 0
+    if options.trunk:
+        w = graft(w, load(options.trunk)[0])
     state, last = initial_state(w), options.out / "last.npz"
     if last.exists():
         w, state, step = load(last)
-    problems = [p for _, p in make_suites.make(tokenizer, with_keys=True)["suite.jsonl"]][::4]
+    problems = [p for _, p in make_suites.make(tokenizer, with_keys=True)["suite.jsonl"]]
+    problems = [p for p in problems if p["task"] == options.only] if options.only else problems[::4]
+    if options.only:
+        data.SHARES = {options.only: 1}
     scorer = Scorer(shape, tokenizer, problems)
 
     def train_step(w, state, ids, segments, mask, rate):
@@ -177,17 +196,19 @@ def main():
     long = data.batches(tokenizer, options.seed * 1000003 + step + 500009, long_rows, options.long_length)
     began, since, seen = time.time(), [], 0
     log = open(options.out / "log.jsonl", "a", encoding="utf-8")
-    while step < options.steps:
+    print(f"step {step}", vars(options), flush=True)
+    while step < options.steps and (not options.deadline or time.time() < options.deadline):
         is_long = step >= options.long_from and step % options.long_every == 0
         batch = next(long if is_long else short)
-        w, state, info = train_step(w, state, *batch, schedule(step, options))
+        rate = schedule(step, options)
+        w, state, info = train_step(w, state, *batch, rate)
         step += 1
         seen += options.rows * options.length
         since.append([float(x) for x in info])
         if step % 20 == 0 or step == options.steps:
             mean = np.mean(since, axis=0)
             entry = {"step": step, "loss": mean[0], "right": mean[1], "dropped": mean[2], "norm": mean[3],
-                     "imbalance": mean[4], "tokens_per_second": seen / (time.time() - began)}
+                     "imbalance": mean[4], "rate": rate, "tokens_per_second": seen / (time.time() - began)}
             since = []
             if step % options.save == 0 or step == options.steps:
                 save(last, w, state, step)
@@ -197,6 +218,7 @@ def main():
                     save(options.out / f"step-{step:05}.npz", w, state, step)
             log.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in entry.items()}) + "\n")
             log.flush()
+    save(last, w, state, step)
 
 
 if __name__ == "__main__":
