@@ -6,7 +6,7 @@
 //   linear_attention_drafts.cu  draft trees
 //   linear_attention_rows.cu    ordinary sequences of up to SHORT_ROWS tokens, tails of the longer ones
 // Which of them a sequence meets depends on bounds and on its neighbours in the batch; its bits do not. A decode step
-// is one launch, one prompt three, all kinds mixed six.
+// is one launch, one prompt three, all kinds mixed five.
 #include "backend_cuda/linear_attention.cuh"
 
 static bool is_aligned(const struct rondo_tensor *tensor)

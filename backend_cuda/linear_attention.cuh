@@ -8,9 +8,9 @@
 //   o     = o * decay_power[i + 1]; for each 16 of j: += high(w) v, += low(w) v; out = o * scale + 0
 //   U     = for each 16 of j: += high(k') v, += low(k') v, with k'_j = k_j * decay_power[C - 1 - j]
 //   S'    = fma(S, decay_power[C], U)
-// The splits make an error of about 2e-12 (NMSE). A product of 16 whose w are all zero leaves o as it is, and the
-// last addition makes +0 of -0: so it does not matter with which other rows a row shares a tile. A value that is
-// not finite may reach every row of its chunk.
+// The splits make an error of 6e-12 (NMSE) in sums of many products, and at most 6e-11 in a sum of one. A product of 16
+// whose w are all zero leaves o as it is, and the last addition makes +0 of -0: so it does not matter with which other
+// rows a row shares a tile. A value that is not finite may reach every row of its chunk.
 #ifndef RONDO_BACKEND_CUDA_LINEAR_ATTENTION_CUH
 #define RONDO_BACKEND_CUDA_LINEAR_ATTENTION_CUH
 
