@@ -134,7 +134,7 @@ static void report(struct check *check, const char *op, const struct bench_case 
     double rate = amount / time;
     check_case(check, "%s %s%s", what, c->weight->name, c->fp8_input ? ", x f8" : "");
     if (check->csv)
-        printf("%s,%s,\"%s\",%.3f,%.3f,%.3f\n", check->device_name, op, check->case_name,
+        printf("%s,%s,\"%s\",%.3f,%.3f,%.3f,,\n", check->device_name, op, check->case_name,
                time * 1e6, *unit == 'B' ? rate * 1e-9 : 0, *unit == 'B' ? 0 : rate * 1e-9);
     else
         printf("%-11s %-13s %-44s %10.1f us %8.2f G%s/s  %5.1f %%\n", check->device_name, op,

@@ -6,6 +6,8 @@
 
 /* Zeroed host memory that lives as long as the case. Never NULL. */
 void *check_allocate(struct check *check, size_t size);
+/* Calls the op's slot. */
+void check_call(struct rondo_device *device, enum rondo_op op, const void *arguments);
 /* Ends a case: looks at guards and inputs, releases everything. */
 void check_memory_release(struct check *check);
 

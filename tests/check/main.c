@@ -1,4 +1,5 @@
 /* rondo-check: options, the loop over devices and ops, timing. */
+#include "tests/check/bench_device.h"
 #include "tests/check/internal.h"
 
 #include <fnmatch.h>
@@ -79,7 +80,7 @@ void check_reserve(struct check *check, const struct rondo_limits *limits)
     }
 }
 
-static void call(struct rondo_device *device, enum rondo_op op, const void *arguments)
+void check_call(struct rondo_device *device, enum rondo_op op, const void *arguments)
 {
     const struct rondo_ops *ops = &device->ops;
     switch (op) {
@@ -166,7 +167,7 @@ void check_run(struct check *check, enum rondo_op op, const void *reference, con
     if (reason)
         check_fail(check, "can not be done: %s", reason);
     for (int side = 0; side < 2; side++) {
-        call(check->device[side], op, arguments[side]);
+        check_call(check->device[side], op, arguments[side]);
         check->device[side]->synchronize(check->device[side]);
         if (rondo_device_status(check->device[side], &error) != RONDO_OK)
             check_fail(check, "%s", error.message);
@@ -193,7 +194,7 @@ static double time_calls(struct rondo_device *device, enum rondo_op op, const vo
 {
     double start = seconds_now();
     for (int i = 0; i < calls; i++)
-        call(device, op, arguments);
+        check_call(device, op, arguments);
     device->synchronize(device);
     return (seconds_now() - start) / calls;
 }
@@ -214,7 +215,7 @@ void check_bench(struct check *check, enum rondo_op op, const void *tested, doub
     qsort(sample, SAMPLES, sizeof sample[0], compare_doubles);
     double median = sample[SAMPLES / 2];
     if (check->csv)
-        printf("%s,%s,\"%s\",%.3f,%.3f,%.3f\n", check->device_name, check->op_name,
+        printf("%s,%s,\"%s\",%.3f,%.3f,%.3f,,\n", check->device_name, check->op_name,
                check->case_name, median * 1e6, bytes / median * 1e-9, operations / median * 1e-9);
     else
         printf("%-11s %-18s %-44s %10.2f us %8.2f GB/s %8.2f GFLOP/s\n", check->device_name,
@@ -231,6 +232,27 @@ static bool op_matches(const struct options *options, const struct check_family 
     return fnmatch(options->op, family->name, 0) == 0 || fnmatch(options->op, op->name, 0) == 0;
 }
 
+/* Times of a device with memory of its own; returns how many could not be taken. */
+static int bench_device(const struct options *options, struct rondo_device *reference,
+                        struct rondo_device *device, const char *name)
+{
+    struct check check = {.device = {reference, device},
+                          .device_name = name,
+                          .csv = options->csv,
+                          .seed = options->seed,
+                          .random = options->seed,
+                          .op_name = "benchmark"};
+    struct bench bench;
+    if (!bench_open(&bench, &check)) {
+        check_fail(&check, "no memory");
+        return 1;
+    }
+    bench_cases(&bench, options->op);
+    bench_close(&bench);
+    check_memory_release(&check);
+    return check.n_failures > 0;
+}
+
 /* Runs the matching ops of one device; returns how many failed. */
 static int run_device(const struct options *options, struct rondo_device *reference,
                       const char *name)
@@ -244,6 +266,7 @@ static int run_device(const struct options *options, struct rondo_device *refere
         fprintf(stderr, "rondo-check: %s\n", error.message);
         return 1;
     }
+    bool in_place = device->uses_host_memory && device->uses_host_memory(device);
     int failed = 0;
     for (size_t f = 0; f < FAMILIES; f++)
         for (const struct check_op *op = families[f]->ops; op->name; op++) {
@@ -252,9 +275,9 @@ static int run_device(const struct options *options, struct rondo_device *refere
             struct check check = {
                 .device = {reference, device},
                 .device_name = name,
-                .in_place = device->uses_host_memory && device->uses_host_memory(device),
+                .in_place = in_place,
                 .is_reference = strcmp(name, "cpu:ref") == 0,
-                .bench = options->bench,
+                .bench = options->bench && in_place,
                 .csv = options->csv,
                 .seed = options->seed,
                 .random = options->seed,
@@ -268,6 +291,8 @@ static int run_device(const struct options *options, struct rondo_device *refere
                        check.n_failures);
             fflush(stdout);
         }
+    if (options->bench && !in_place)
+        failed += bench_device(options, reference, device, name);
     rondo_device_close(device);
     return failed;
 }
@@ -296,7 +321,7 @@ static int run(const struct options *options)
         return error.status;
     }
     if (options->csv)
-        puts("device,op,case,median_us,gb_s,gflop_s");
+        puts("device,op,case,median_us,gb_s,gflop_s,copy_share,path");
     else
         printf("seed %llu\n", (unsigned long long)options->seed);
     for (size_t i = 0; i < n && i < 32; i++) {
