@@ -94,7 +94,7 @@ stage_clang() {
 stage_cuda() {
     has nvcc || [ -x /usr/local/cuda/bin/nvcc ] || skip 'no nvcc'
     CC=gcc configure cuda -Dcuda=enabled -Dgpu_arch=90a -Dsimt=disabled -Dopenblas=disabled
-    compile cuda cli/rondo tests/check/rondo-check
+    compile cuda
     "$out/cuda/cli/rondo" info --devices
     tests cuda --suite gpu
 }
