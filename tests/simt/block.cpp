@@ -38,8 +38,8 @@ static inline mask_t lane_bit(const Thread *thread)
 
 // ---- switching ------------------------------------------------------------------------------------
 
-// Leaves the running fiber (or the OS thread's own stack) for `to`. `ends`: never to return.
-static inline void switch_to(Block *block, void **save, void **fake_stack, Thread *to, bool ends)
+// From now on `to` is the thread that runs.
+static inline void prepare_switch(Block *block, Thread *to)
 {
     if (!to->stack_pointer) {
         to->stack = block->stacks.take();
@@ -47,6 +47,12 @@ static inline void switch_to(Block *block, void **save, void **fake_stack, Threa
     }
     current = to;
     block->switches++;
+}
+
+// Leaves the running fiber (or the OS thread's own stack) for `to`. `ends`: never to return.
+static inline void switch_to(Block *block, void **save, void **fake_stack, Thread *to, bool ends)
+{
+    prepare_switch(block, to);
 #ifdef SIMT_ASAN
     __sanitizer_start_switch_fiber(ends ? nullptr : fake_stack, block->stacks.bottom(to->stack),
                                    stack_size);
@@ -136,82 +142,108 @@ static Thread *unstall(Block *block, Thread *thread)
     return to;
 }
 
-// The caller has taken away the thread's run bit; returns when it has been given back.
-static inline void park(Thread *thread, State state, const char *what, Here here)
+// The caller has taken away the thread's run bit. Which thread to run instead; itself, if it can go on after all.
+static inline Thread *successor(Thread *thread, Here here)
 {
     Block *block = thread->block;
-    thread->state = state;
-    thread->what = what;
-    thread->here = here;
+    thread->warp->here[thread->lane] = here;
     Thread *to = next(block, thread);
-    if (!to)
-        to = unstall(block, thread);
+    return to ? to : unstall(block, thread);
+}
+
+// Returns when the thread may go on.
+static inline void park(Thread *thread, Here here)
+{
+    Thread *to = successor(thread, here);
     if (to != thread)
-        switch_to(block, &thread->stack_pointer, &thread->fake_stack, to, false);
-    thread->state = State::runnable;
+        switch_to(thread->block, &thread->stack_pointer, &thread->fake_stack, to, false);
+}
+
+// The same, but the caller of the emulator switches.
+static inline Arrival park_outside(Thread *thread, Here here)
+{
+    static void *no_need;
+#ifdef SIMT_ASAN
+    park(thread, here);
+    return {&no_need, nullptr};
+#else
+    Thread *to = successor(thread, here);
+    if (to == thread)
+        return {&no_need, nullptr};
+    prepare_switch(thread->block, to);
+    return {&thread->stack_pointer, to->stack_pointer};
+#endif
 }
 
 // ---- a warp meets ---------------------------------------------------------------------------------
 
-static void check_mask(Thread *thread, mask_t mask, const Operation &operation, Here here)
+// A mask that can not be met, or lanes of it that are somewhere else: reports, if so.
+__attribute__((noinline)) static void check_mask(Thread *thread, mask_t mask,
+                                                 const Operation &operation, Here here)
 {
-    Warp *warp = thread->warp;
+    const Warp *warp = thread->warp;
     if (!(mask & lane_bit(thread)))
         fail_at(here, cudaErrorIllegalInstruction,
                 "%s with a mask (lanes %s) that leaves out its own lane %u", operation.name,
                 lanes_text(mask & warp->exists).c_str(), thread->lane);
-    mask_t gone = mask & warp->exists & ~warp->live;
+    const mask_t gone = mask & warp->exists & ~warp->live;
     if (gone)
         fail_at(here, cudaErrorIllegalInstruction,
                 "%s with a mask that names lanes that have exited: %s", operation.name,
                 lanes_text(gone).c_str());
-    mask_t others = mask & warp->arrived;
+    const mask_t others = mask & warp->arrived;
     if (!others)
         return;
-    const Thread *other = &warp->threads[__builtin_ctzll(others)];
-    if (other->operation != &operation)
+    const unsigned lane = (unsigned)__builtin_ctzll(others);
+    const Here there = warp->here[lane];
+    if (warp->operation[lane] != &operation)
         fail_at(here, cudaErrorIllegalInstruction,
                 "lanes of one mask meet in different operations: %s here, %s at %s:%d (lane %u)",
-                operation.name, other->operation->name, other->here.file, other->here.line,
-                other->lane);
-    if (((other->mask ^ mask) & warp->exists) != 0)
+                operation.name, warp->operation[lane]->name, there.file, there.line, lane);
+    if (warp->mask[lane] != (mask & warp->exists))
         fail_at(here, cudaErrorIllegalInstruction,
                 "%s with different masks: lanes %s here, lanes %s at %s:%d (lane %u)",
                 operation.name, lanes_text(mask & warp->exists).c_str(),
-                lanes_text(other->mask & warp->exists).c_str(), other->here.file, other->here.line,
-                other->lane);
+                lanes_text(warp->mask[lane]).c_str(), there.file, there.line, lane);
 }
 
-bool warp_arrive(mask_t mask, const Operation &operation, void *deposit, Here here)
+Arrival warp_arrive(mask_t mask, const Operation &operation, void *deposit, Here here)
 {
     Thread *thread = current;
     Warp *warp = thread->warp;
-    check_mask(thread, mask, operation, here);
-    mask &= warp->exists;
-    thread->operation = &operation;
-    thread->mask = mask;
-    thread->deposit = deposit;
-    warp->arrived |= lane_bit(thread);
-    if ((warp->arrived & mask) == mask) {
-        warp->arrived &= ~mask;
-        make_runnable(thread->block, warp, mask);
+    const unsigned lane = thread->lane;
+    const mask_t bit = lane_bit(thread), wanted = mask & warp->exists;
+    const mask_t others = wanted & warp->arrived;
+    const unsigned other = others ? (unsigned)__builtin_ctzll(others) : lane;
+    warp->deposit[lane] = deposit;
+    if (__builtin_expect(
+            !(mask & bit) || (wanted & ~warp->live) ||
+                (others && (warp->operation[other] != &operation || warp->mask[other] != wanted)),
+            0))
+        check_mask(thread, mask, operation, here);
+    warp->operation[lane] = &operation;
+    warp->mask[lane] = wanted;
+    if ((others | bit) == wanted) {
+        warp->arrived &= ~wanted;
+        make_runnable(thread->block, warp, wanted);
         thread->block->stalled = 0;
         if (thread->block->call->checked)
-            thread->block->checker.lanes_met(warp->number, mask);
-        return true;
+            thread->block->checker.lanes_met(warp->number, wanted);
+        return {nullptr, nullptr};
     }
-    warp->run &= ~lane_bit(thread);
-    park(thread, State::warp_operation, operation.name, here);
-    return false;
+    warp->arrived |= bit;
+    warp->run &= ~bit;
+    return park_outside(thread, here);
 }
 
 // ---- a warpgroup meets ----------------------------------------------------------------------------
 
 void *group_deposit(unsigned thread_of_group)
 {
-    Thread *thread = current;
-    return thread->block->threads[thread->linear / group_threads * group_threads + thread_of_group]
-        .deposit;
+    const Block *block = current->block;
+    const Thread *thread =
+        &block->threads[current->linear / group_threads * group_threads + thread_of_group];
+    return thread->warp->deposit[thread->lane];
 }
 
 bool group_arrive(const Operation &operation, void *deposit, Here here)
@@ -229,19 +261,21 @@ bool group_arrive(const Operation &operation, void *deposit, Here here)
                 operation.name, meeting->operation->name, meeting->here.file, meeting->here.line);
     meeting->operation = &operation;
     meeting->here = here;
-    thread->operation = &operation;
-    thread->deposit = deposit;
+    thread->warp->operation[thread->lane] = &operation;
+    thread->warp->deposit[thread->lane] = deposit;
     if (++meeting->arrived == group_threads) {
         meeting->arrived = 0;
         for (unsigned i = 0; i < group_threads; i += block->width) {
             Warp *warp = block->threads[first + i].warp;
             make_runnable(block, warp, warp->exists);
+            warp->grouped = 0;
         }
         block->stalled = 0;
         return true;
     }
     thread->warp->run &= ~lane_bit(thread);
-    park(thread, State::group_operation, operation.name, here);
+    thread->warp->grouped |= lane_bit(thread);
+    park(thread, here);
     return false;
 }
 
@@ -288,12 +322,18 @@ static void complete_barrier(Block *block, unsigned id, const Thread *last)
     block->stalled = 0;
 }
 
-static bool join(Thread *thread, unsigned id, unsigned count, const char *what, Here here)
+// Names of files: mostly the same constant.
+static inline bool differ(const char *a, const char *b)
+{
+    return a != b && strcmp(a, b) != 0;
+}
+
+static inline bool join(Thread *thread, unsigned id, unsigned count, const char *what, Here here)
 {
     Block *block = thread->block;
     if (id >= barriers)
         fail_at(here, cudaErrorIllegalInstruction, "barrier %u: there are %d", id, barriers);
-    if (count % block->width || count > max_threads)
+    if (count & (block->width - 1) || count > max_threads)
         fail_at(here, cudaErrorIllegalInstruction,
                 "barrier %u for %u threads, which are no whole warps", id, count);
     Barrier *barrier = &block->barriers[id];
@@ -308,7 +348,7 @@ static bool join(Thread *thread, unsigned id, unsigned count, const char *what, 
         fail_at(here, cudaErrorIllegalInstruction, "barrier %u for %u threads, but for %u at %s:%d",
                 id, count, barrier->needed, barrier->here.file, barrier->here.line);
     } else if (!count &&
-               (barrier->here.line != here.line || strcmp(barrier->here.file, here.file))) {
+               (barrier->here.line != here.line || differ(barrier->here.file, here.file))) {
         fail_at(here, cudaErrorIllegalInstruction,
                 "divergent barrier: threads of the block are at %s:%d (%s), thread %u here (%s)",
                 barrier->here.file, barrier->here.line, barrier->what, thread->linear, what);
@@ -327,7 +367,7 @@ void barrier(unsigned id, unsigned count, const char *what, Here here)
     }
     thread->warp->run &= ~lane_bit(thread);
     thread->warp->at_barrier[id] |= lane_bit(thread);
-    park(thread, State::barrier, what, here);
+    park(thread, here);
 }
 
 void barrier_arrive(unsigned id, unsigned count, Here here)
@@ -335,7 +375,6 @@ void barrier_arrive(unsigned id, unsigned count, Here here)
     Thread *thread = current;
     if (!count)
         fail_at(here, cudaErrorIllegalInstruction, "bar.arrive without a number of threads");
-    thread->here = here;
     bool last = join(thread, id, count, "bar.arrive", here);
     if (thread->block->call->checked)
         thread->block->checker.release(thread->warp->number, &thread->block->barriers[id].knows);
@@ -343,9 +382,16 @@ void barrier_arrive(unsigned id, unsigned count, Here here)
         complete_barrier(thread->block, id, nullptr);
 }
 
-void barrier_block(Here here)
+Arrival barrier_block(Here here)
 {
-    barrier(0, 0, "__syncthreads", here);
+    Thread *thread = current;
+    if (join(thread, 0, 0, "__syncthreads", here)) {
+        complete_barrier(thread->block, 0, thread);
+        return {nullptr, nullptr};
+    }
+    thread->warp->run &= ~lane_bit(thread);
+    thread->warp->at_barrier[0] |= lane_bit(thread);
+    return park_outside(thread, here);
 }
 
 int barrier_reduce(int predicate, char operation, Here here)
@@ -361,7 +407,7 @@ int barrier_reduce(int predicate, char operation, Here here)
     } else {
         thread->warp->run &= ~lane_bit(thread);
         thread->warp->at_barrier[0] |= lane_bit(thread);
-        park(thread, State::barrier, "__syncthreads with a reduction", here);
+        park(thread, here);
     }
     return operation == 'c'   ? barrier->result_sum
            : operation == 'a' ? barrier->result_all
@@ -375,7 +421,8 @@ void wait(const char *what, Here here)
     Thread *thread = current;
     thread->warp->run &= ~lane_bit(thread);
     thread->warp->waiting |= lane_bit(thread);
-    park(thread, State::waiting, what, here);
+    thread->warp->waits_for[thread->lane] = what;
+    park(thread, here);
 }
 
 void wait_done()
@@ -418,17 +465,15 @@ static void leave(Thread *thread)
     Block *block = thread->block;
     Warp *warp = thread->warp;
     mask_t bit = lane_bit(thread);
-    thread->state = State::exited;
     warp->live &= ~bit;
     warp->run &= ~bit;
     block->live--;
     block->stalled = 0;
     for_each_bit(warp->arrived, [&](unsigned lane) {
-        const Thread *other = &warp->threads[lane];
-        if (other->mask & bit)
-            fail_at(other->here, cudaErrorIllegalInstruction,
+        if (warp->mask[lane] & bit)
+            fail_at(warp->here[lane], cudaErrorIllegalInstruction,
                     "%s of lane %u has a mask that names lanes that have exited: %u",
-                    other->operation->name, lane, thread->lane);
+                    warp->operation[lane]->name, lane, thread->lane);
     });
     Barrier *barrier = &block->barriers[0];
     if (barrier->arrived && !barrier->needed && barrier->arrived == block->live)
@@ -538,32 +583,36 @@ void fail_site(const Site &site, int error, const char *form, ...)
     fail_with(site, error, form, arguments);
 }
 
-static const char *state_text(State state)
+// What a thread waits for: a phrase, a name, and where. Returns false for threads that have returned.
+struct Waits {
+    const char *phrase, *name;
+    Here here;
+};
+
+static Waits waits_of(const Block *block, const Thread *thread)
 {
-    switch (state) {
-    case State::runnable:
-        return "runnable";
-    case State::warp_operation:
-        return "wait for their warp in";
-    case State::group_operation:
-        return "wait for their warpgroup in";
-    case State::barrier:
-        return "wait at";
-    case State::waiting:
-        return "wait for";
-    case State::exited:
-        break;
+    const Warp *warp = thread->warp;
+    const mask_t bit = lane_bit(thread);
+    const unsigned lane = thread->lane;
+    if (!(warp->live & bit))
+        return {"have returned", "", Here("", 0)};
+    if (warp->arrived & bit)
+        return {"wait for their warp in ", warp->operation[lane]->name, warp->here[lane]};
+    if (warp->grouped & bit)
+        return {"wait for their warpgroup in ", warp->operation[lane]->name, warp->here[lane]};
+    if (warp->waiting & bit)
+        return {"wait for ", warp->waits_for[lane], warp->here[lane]};
+    for (unsigned id = 0; id < barriers; id++) {
+        if (warp->at_barrier[id] & bit)
+            return {"wait at ", block->barriers[id].what, warp->here[lane]};
     }
-    return "have returned";
+    return {"can go on", "", Here("", 0)};
 }
 
-static bool same_state(const Thread *a, const Thread *b)
+static bool same(const Waits &a, const Waits &b)
 {
-    if (a->state != b->state)
-        return false;
-    return a->state == State::exited ||
-           (a->here.line == b->here.line && !strcmp(a->here.file, b->here.file) &&
-            !strcmp(a->what, b->what));
+    return a.phrase == b.phrase && a.here.line == b.here.line && !differ(a.name, b.name) &&
+           !differ(a.here.file, b.here.file);
 }
 
 static void deadlock(Block *block)
@@ -573,14 +622,14 @@ static void deadlock(Block *block)
     unsigned shown = 0;
     text.clear();
     for (unsigned i = 0; i < block->count;) {
-        const Thread *thread = &block->threads[i];
+        const Waits waits = waits_of(block, &block->threads[i]);
         unsigned end = i + 1;
-        while (end < block->count && same_state(thread, &block->threads[end]))
+        while (end < block->count && same(waits, waits_of(block, &block->threads[end])))
             end++;
         if (shown++ < shown_most) {
-            append(text, "\n  threads %u-%u %s", i, end - 1, state_text(thread->state));
-            if (thread->state != State::exited)
-                append(text, " %s, %s:%d", thread->what, thread->here.file, thread->here.line);
+            append(text, "\n  threads %u-%u %s%s", i, end - 1, waits.phrase, waits.name);
+            if (waits.here.line)
+                append(text, ", %s:%d", waits.here.file, waits.here.line);
         }
         i = end;
     }
@@ -638,15 +687,11 @@ static void reset(Block *block)
     for (unsigned i = 0; i < block->warp_count; i++) {
         Warp *warp = &block->warps[i];
         warp->live = warp->run = warp->exists;
-        warp->arrived = warp->waiting = 0;
+        warp->arrived = warp->grouped = warp->waiting = 0;
         memset(warp->at_barrier, 0, sizeof warp->at_barrier);
     }
-    for (unsigned i = 0; i < block->count; i++) {
+    for (unsigned i = 0; i < block->count; i++)
         block->threads[i].stack_pointer = nullptr;
-        block->threads[i].state = State::runnable;
-        block->threads[i].what = "";
-        block->threads[i].here = Here("", 0);
-    }
 }
 
 static int run_block(Block *block, uint3 index, size_t dynamic_size, int device)

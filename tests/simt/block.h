@@ -34,6 +34,9 @@
 #define SIMT_UNCHECKED __attribute__((no_sanitize_thread))
 #endif
 
+// switch.S
+extern "C" void simt_jump(void **save, void *to);
+
 namespace simt
 {
 
@@ -72,31 +75,16 @@ struct Position {
     dim3 block_dim, grid_dim;
 };
 
-enum class State : unsigned char {
-    runnable,
-    warp_operation,
-    group_operation,
-    barrier,
-    waiting,
-    exited
-};
-
 struct alignas(64) Thread {
     uint3 index;     // threadIdx
     unsigned linear; // number in the block
-    unsigned lane;   // in its warp
     Warp *warp;
     Block *block;
     const Position *position;
     void *stack_pointer; // while switched out; null: has not begun
-    int stack;           // number in the pool, -1: none
-    State state;         // with `what` and `here`, for reports
-    const char *what;
-    Here here;
-    const Operation *operation; // of the warp or group operation it waits in
-    mask_t mask;
-    void *deposit;
-    void *fake_stack; // AddressSanitizer's
+    unsigned lane;       // in its warp
+    int stack;           // number in the pool
+    void *fake_stack;    // AddressSanitizer's
 };
 
 struct Warp {
@@ -106,8 +94,16 @@ struct Warp {
     mask_t live;     // have not returned
     mask_t run;      // can go on
     mask_t arrived;  // wait in a warp operation
+    mask_t grouped;  // wait in a warpgroup operation
     mask_t waiting;  // wait in wait_until
     mask_t at_barrier[barriers];
+    // By lane, of where it waits or last waited.
+    void *deposit[max_lanes];
+    const Operation *operation[max_lanes];
+    mask_t mask[max_lanes];
+    uint64_t operand[max_lanes]; // of shuffles
+    Here here[max_lanes];
+    const char *waits_for[max_lanes];
 };
 
 // The thread that runs now; null outside of kernels.
@@ -124,10 +120,25 @@ extern __thread Thread *current __attribute__((tls_model("initial-exec")));
 
 // ---- meeting --------------------------------------------------------------------------------------
 
+// What a thread that arrived somewhere has to do next: `go`, from as near to the kernel as can be.
+struct Arrival {
+    void **save; // null: it was the last one, and does the work for all
+    void *to;    // null: it need not switch
+    bool last() const
+    {
+        return !save;
+    }
+    SIMT_UNCHECKED void go() const
+    {
+        if (to)
+            simt_jump(save, to);
+    }
+};
+
 // Lanes of `mask` that exist. Mistakes (own lane missing in the mask, exited lanes in it, lanes that meet in
-// different operations or with different masks) are reported here.
-// True for the last lane to arrive, which must do the work for all before it waits again.
-bool warp_arrive(mask_t mask, const Operation &operation, void *deposit, Here here);
+// different operations or with different masks) are reported here. The last lane must do the work for all before it
+// waits again.
+Arrival warp_arrive(mask_t mask, const Operation &operation, void *deposit, Here here);
 // All threads of the warpgroup (linear / 128) of `current`; all 128 must exist.
 bool group_arrive(const Operation &operation, void *deposit, Here here);
 void *group_deposit(unsigned thread_of_group);
@@ -136,7 +147,7 @@ void *group_deposit(unsigned thread_of_group);
 template <class T> struct Lanes {
     T &operator[](unsigned lane) const
     {
-        return *static_cast<T *>(current->warp->threads[lane].deposit);
+        return *static_cast<T *>(current->warp->deposit[lane]);
     }
 };
 
@@ -147,8 +158,10 @@ template <class T, class Leader>
 static inline void warp_collective(mask_t mask, const Operation &operation, T &deposit,
                                    Leader &&leader, Here here = Here())
 {
-    if (warp_arrive(mask, operation, &deposit, here))
+    const Arrival arrival = warp_arrive(mask, operation, &deposit, here);
+    if (arrival.last())
         leader(Lanes<T>(), mask & current->warp->exists);
+    arrival.go();
 }
 
 // What the threads of a warpgroup handed in, by number in the group.
@@ -172,7 +185,7 @@ static inline void group_collective(const Operation &operation, T &deposit, Lead
 void barrier(unsigned id, unsigned count, const char *what = "barrier", Here here = Here());
 void barrier_arrive(unsigned id, unsigned count, Here here = Here());
 // __syncthreads and its reductions: 'c' counts, 'a' and 'o' combine.
-void barrier_block(Here here = Here());
+Arrival barrier_block(Here here = Here());
 int barrier_reduce(int predicate, char operation, Here here = Here());
 
 // ---- waiting --------------------------------------------------------------------------------------

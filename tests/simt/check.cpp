@@ -244,13 +244,16 @@ uint32_t Checker::number_of(const Site &site)
     const void *key =
         site.code ? site.code
                   : (const void *)((uintptr_t)site.here.file * 31 + (uintptr_t)site.here.line);
-    auto found = site_of_code.find(key);
-    if (found != site_of_code.end())
-        return found->second;
-    sites.push_back(site);
-    uint32_t number = (uint32_t)sites.size() - 1;
-    site_of_code[key] = number;
-    return number;
+    auto &recent = recent_sites[(uintptr_t)key / 4 % 256];
+    if (recent.key != key) {
+        auto found = number_of_site.find(key);
+        if (found == number_of_site.end()) {
+            sites.push_back(site);
+            found = number_of_site.emplace(key, (uint32_t)sites.size() - 1).first;
+        }
+        recent = {key, found->second};
+    }
+    return recent.number;
 }
 
 void Checker::race(uint32_t offset, Kind kind, const Stamp &other, const char *did,

@@ -93,7 +93,11 @@ class Checker
     std::vector<uint64_t> met;   // [warp][lane][other]: when lane last met other
     std::unordered_map<const void *, Knowledge> objects;
     std::vector<Site> sites;
-    std::unordered_map<const void *, uint32_t> site_of_code;
+    std::unordered_map<const void *, uint32_t> number_of_site;
+    struct {
+        const void *key;
+        uint32_t number;
+    } recent_sites[256] = {};
     Cell *cells = nullptr;        // by offset
     uint64_t *split_at = nullptr; // by word: when it was found to be accessed in parts
 };

@@ -69,12 +69,12 @@ void *Stack_pool::prepare(int stack, void (*entry)()) const
     // Tops at equal offsets in their pages would put all frames into the same cache sets.
     char *top = low + stack_size - 128 - (size_t)stack * 320 % 8192 / 64 * 64;
 #if defined(__x86_64__)
-    // As simt_switch leaves it: the address to go on at, then six registers; above, a null return address
-    // where a call would have put one.
+    // As simt_switch leaves it: six registers, then the address to go on at; above, a null return address where a
+    // call would have put one.
     void **pointer = (void **)(top - 8 - 7 * 8);
-    pointer[0] = (void *)entry;
-    for (int i = 1; i <= 7; i++)
+    for (int i = 0; i < 8; i++)
         pointer[i] = nullptr;
+    pointer[6] = (void *)entry;
 #else
     void **pointer = (void **)(top - 160);
     for (int i = 0; i < 20; i++)

@@ -240,7 +240,7 @@ __global__ void uninitialised(float *y, int bug)
     y[threadIdx.x] = shared[63 - threadIdx.x];
 }
 
-__global__ void vectors(float4 *y, const float *x, int offset)
+[[maybe_unused]] __global__ void vectors(float4 *y, const float *x, int offset)
 {
     y[threadIdx.x] = *(const float4 *)(x + offset);
 }

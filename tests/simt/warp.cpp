@@ -12,7 +12,7 @@ namespace
 
 struct Value {
     uint64_t bits;
-    int operand, width;
+    char operation;
 };
 
 const Operation shuffle_operations[] = {
@@ -23,54 +23,72 @@ const Operation barrier_operation = {"__syncwarp"};
 const Operation reduce_operation = {"__reduce_sync"};
 
 // The lane that `lane` reads from; itself where the hardware leaves the value as it is.
-inline unsigned source_of(Shuffle kind, unsigned lane, int operand, int width)
+template <Shuffle kind> inline unsigned source_of(unsigned lane, unsigned operand, unsigned width)
 {
-    unsigned in_segment = lane & (unsigned)(width - 1), segment = lane - in_segment;
+    const unsigned in_segment = lane & (width - 1), segment = lane - in_segment;
     switch (kind) {
     case Shuffle::index:
-        return segment + ((unsigned)operand & (unsigned)(width - 1));
+        return segment + (operand & (width - 1));
     case Shuffle::up:
-        return (int)in_segment >= operand ? lane - (unsigned)operand : lane;
+        return in_segment >= operand ? lane - operand : lane;
     case Shuffle::down:
-        return (int)in_segment + operand < width ? lane + (unsigned)operand : lane;
+        return in_segment + operand < width ? lane + operand : lane;
     case Shuffle::exchange:
         break;
     }
-    unsigned source = lane ^ (unsigned)operand;
-    // Lanes of lower segments may be read, those of higher ones not.
-    return source < segment + (unsigned)width ? source : lane;
+    const unsigned source = lane ^ operand;
+    return source < segment + width
+               ? source
+               : lane; // lanes of lower segments may be read, those of higher ones not
+}
+
+// Values and results are in the places of deposits.
+template <Shuffle kind> void exchange(Warp *warp, mask_t present)
+{
+    void *results[max_lanes];
+    for_each_bit(present, [&](unsigned lane) {
+        const uint64_t operand = warp->operand[lane];
+        const unsigned source = source_of<kind>(lane, (uint32_t)operand, (uint32_t)(operand >> 32));
+        // A lane that takes no part: undefined on hardware; here not what anybody expects, and the same each time.
+        results[lane] = source < max_lanes && present >> source & 1 ? warp->deposit[source]
+                                                                    : (void *)0xdeaddeaddeaddeadu;
+    });
+    for_each_bit(present, [&](unsigned lane) { warp->deposit[lane] = results[lane]; });
 }
 
 } // namespace
 
-uint64_t shuffle(mask_t mask, Shuffle kind, uint64_t value, int operand, int width, Here here)
+Arrival shuffle(mask_t mask, Shuffle kind, uint64_t value, int operand, int width, Here here)
 {
     const Operation &operation = shuffle_operations[(int)kind];
-    Value mine = {value, operand, width};
+    Warp *warp = current->warp;
     if (width <= 0 || (width & (width - 1)) || width > (int)current->block->width)
         fail_at(here, cudaErrorIllegalInstruction, "%s with a width of %d", operation.name, width);
-    warp_collective(
-        mask, operation, mine,
-        [&](Lanes<Value> lanes, mask_t present) {
-            uint64_t results[max_lanes];
-            for_each_bit(present, [&](unsigned lane) {
-                unsigned source = source_of(kind, lane, lanes[lane].operand, lanes[lane].width);
-                if (!(present >> source & 1)) {
-                    // Undefined on hardware: not what anybody expects, and the same each time.
-                    results[lane] = 0xdeaddeaddeaddeadu;
-                    return;
-                }
-                results[lane] = lanes[source].bits;
-            });
-            for_each_bit(present, [&](unsigned lane) { lanes[lane].bits = results[lane]; });
-        },
-        here);
-    return mine.bits;
+    warp->operand[current->lane] = (uint64_t)width << 32 | (uint32_t)operand;
+    const Arrival arrival = warp_arrive(mask, operation, (void *)value, here);
+    if (arrival.last()) {
+        mask &= warp->exists;
+        switch (kind) {
+        case Shuffle::index:
+            exchange<Shuffle::index>(warp, mask);
+            break;
+        case Shuffle::up:
+            exchange<Shuffle::up>(warp, mask);
+            break;
+        case Shuffle::down:
+            exchange<Shuffle::down>(warp, mask);
+            break;
+        case Shuffle::exchange:
+            exchange<Shuffle::exchange>(warp, mask);
+            break;
+        }
+    }
+    return arrival;
 }
 
 mask_t ballot(mask_t mask, bool predicate, const char *what, Here here)
 {
-    Value mine = {predicate, 0, 0};
+    Value mine = {predicate, 0};
     (void)what;
     warp_collective(
         mask, vote_operation, mine,
@@ -103,11 +121,9 @@ mask_t match_any(mask_t mask, uint64_t value, Here here)
     return mine.equal;
 }
 
-void warp_barrier(mask_t mask, Here here)
+Arrival warp_barrier(mask_t mask, Here here)
 {
-    int nothing = 0;
-    warp_collective(
-        mask, barrier_operation, nothing, [](Lanes<int>, mask_t) {}, here);
+    return warp_arrive(mask, barrier_operation, nullptr, here);
 }
 
 mask_t active_lanes()
@@ -138,7 +154,7 @@ static uint32_t combine(char operation, uint32_t a, uint32_t b)
 
 uint32_t warp_reduce(mask_t mask, char operation, uint32_t value, Here here)
 {
-    Value mine = {value, operation, 0};
+    Value mine = {value, operation};
     warp_collective(
         mask, reduce_operation, mine,
         [&](Lanes<Value> lanes, mask_t present) {

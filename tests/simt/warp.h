@@ -13,10 +13,10 @@ namespace simt
 enum class Shuffle { index, up, down, exchange };
 
 // One value of up to 8 bytes a lane.
-uint64_t shuffle(mask_t mask, Shuffle kind, uint64_t value, int operand, int width, Here here);
+Arrival shuffle(mask_t mask, Shuffle kind, uint64_t value, int operand, int width, Here here);
 mask_t ballot(mask_t mask, bool predicate, const char *what, Here here);
 mask_t match_any(mask_t mask, uint64_t value, Here here);
-void warp_barrier(mask_t mask, Here here);
+Arrival warp_barrier(mask_t mask, Here here);
 mask_t active_lanes();
 // Sum, minimum, maximum, and, or, xor of 32-bit values: '+', '<', '>', '&', '|', '^'; signed '<' and '>': 'l', 'g'.
 uint32_t warp_reduce(mask_t mask, char operation, uint32_t value, Here here);
@@ -32,7 +32,8 @@ inline T shuffle_value(mask_t mask, Shuffle kind, T value, int operand, int widt
     static_assert(sizeof(T) <= 8, "shuffles move up to 8 bytes");
     uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof value);
-    bits = shuffle(mask, kind, bits, operand, width, here);
+    shuffle(mask, kind, bits, operand, width, here).go();
+    bits = (uint64_t)current->warp->deposit[current->lane];
     std::memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -102,7 +103,7 @@ static inline simt_ballot_t __match_any_sync(simt::mask_t mask, T value,
 
 static inline void __syncwarp(simt::mask_t mask = simt::all_lanes, simt::Here here = simt::Here())
 {
-    simt::warp_barrier(mask, here);
+    simt::warp_barrier(mask, here).go();
 }
 
 static inline simt_ballot_t __activemask()
@@ -174,7 +175,7 @@ static inline unsigned __reduce_xor_sync(simt::mask_t mask, unsigned value,
 
 static inline void __syncthreads(simt::Here here = simt::Here())
 {
-    simt::barrier_block(here);
+    simt::barrier_block(here).go();
 }
 
 static inline int __syncthreads_count(int predicate, simt::Here here = simt::Here())
