@@ -5,6 +5,7 @@
 
     suite.jsonl        1000 problems, contexts of recall up to the trained length
     suite-small.jsonl  60 of them
+    suite-tiny.jsonl   the shortest of each kind but products, for devices that are emulated
     suite-long.jsonl   recall from contexts of 4 and 16 times the trained length
 
 One object per line: {"id", "task", "kind", "prompt": the human turn's text, "answer": exactly what has
@@ -36,6 +37,16 @@ def line(tokenizer, identity, problem):
             "answer": problem["answer"], "max_tokens": length + 16}
 
 
+def tiny(full):
+    """The problem of each kind, but products, with the shortest prompt and working."""
+    shortest = {}
+    for identity, problem in full:
+        length, kind = len(problem["prompt"]) + len(problem["turns"][0][1]), problem["kind"]
+        if kind != "mul" and (kind not in shortest or length < shortest[kind][0]):
+            shortest[kind] = length, (identity, problem)
+    return [entry for _, entry in shortest.values()]
+
+
 def make(tokenizer, with_keys=False):
     """{file name: lines}, or {file name: problems}."""
     rng, seen, suites = random.Random(SEED), set(), {}
@@ -56,6 +67,7 @@ def make(tokenizer, with_keys=False):
             full.append((f"{maker}-{i:04}", problem))
     suites["suite.jsonl"] = full
     suites["suite-small.jsonl"] = [full[(2 * i + 1) * len(full) // (2 * SMALL)] for i in range(SMALL)]
+    suites["suite-tiny.jsonl"] = tiny(full)
     suites["suite-long.jsonl"] = []
     for length, n in LONG.items():
         for i in range(n):

@@ -70,7 +70,8 @@ def read(name):
 def check_suites():
     """Gives the keys of all suites."""
     keys = set()
-    for name, n in (("suite.jsonl", 1000), ("suite-small.jsonl", 60), ("suite-long.jsonl", 40)):
+    for name, n in (("suite.jsonl", 1000), ("suite-small.jsonl", 60), ("suite-tiny.jsonl", 9),
+                    ("suite-long.jsonl", 40)):
         entries = read(name)
         expect(len(entries) == n and len({e["id"] for e in entries}) == n, f"{name}: number of problems")
         for entry in entries:
@@ -79,7 +80,8 @@ def check_suites():
             expect(found and all(map(tasks.is_test, found)), f"{name}: {entry['id']} has a training key")
             keys.update(found)
     full = {e["id"]: e for e in read("suite.jsonl")}
-    expect(all(full.get(e["id"]) == e for e in read("suite-small.jsonl")), "suite-small is not part of suite")
+    for name in ("suite-small", "suite-tiny"):
+        expect(all(full.get(e["id"]) == e for e in read(name + ".jsonl")), f"{name} is not part of suite")
     return keys
 
 
