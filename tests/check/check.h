@@ -31,6 +31,8 @@ struct check {
     uint64_t seed;   /* of the whole run */
     uint64_t random; /* state of the case's generator */
 
+    double energy; /* see check_energy */
+
     const char *op_name;
     char case_name[200];
     int n_cases, n_failures;
@@ -174,6 +176,9 @@ struct check_batch *check_batch(struct check *check, const struct check_batch_op
 
 /* ---- comparison ------------------------------------------------------------------------------ */
 
+/* The next comparison measures squared errors against at least `energy`: for a few outputs of long sums, the
+ * squares of what is summed, which stay when the sums cancel. */
+void check_energy(struct check *check, double energy);
 /* Compares an output of both sides, gaps between rows included: bit for bit (any NaN equals any NaN) where
  * `exact`, that is on CPUs and for ops of a fixed order, else by NMSE over defined rows. `undefined` [rows]:
  * rows to leave out, or NULL. */

@@ -46,11 +46,14 @@ struct shape {
     bool residual, outliers;
 };
 
-/* The part of an output before residual and rounding, in double. */
+/* The part of an output before residual and rounding, in double. The squares of what it sums are added to
+ * *energy. */
 static double dot_double(const struct rondo_tensor *x, int64_t row,
-                         const struct rondo_tensor *weight, int64_t n, const float *bias)
+                         const struct rondo_tensor *weight, int64_t n, const float *bias,
+                         double *energy)
 {
     double sum = bias ? bias[n] : 0;
+    *energy += sum * sum;
     for (int64_t k = 0; k < rondo_tensor_columns(x); k++) {
         double a = rondo_load(rondo_tensor_row(x, row), x->dtype, (size_t)k);
         double b = rondo_load(rondo_tensor_row(weight, n), weight->dtype, (size_t)k);
@@ -60,6 +63,7 @@ static double dot_double(const struct rondo_tensor *x, int64_t row,
             b *= weight->scale[n / weight->scale_rows * weight->scale_stride +
                                k / weight->scale_columns];
         sum += a * b;
+        *energy += a * b * a * b;
     }
     return sum;
 }
@@ -100,17 +104,33 @@ static void gemm_double(struct check *check, const struct shape *s, const struct
                         const struct check_tensor *weight, const struct check_buffer *bias,
                         struct check_tensor *out)
 {
+    double energy = 0;
     double *expected =
         check_allocate(check, ((size_t)s->rows * (size_t)s->n + 1) * sizeof *expected);
     for (int64_t m = 0; m < s->rows; m++)
         for (int64_t n = 0; n < s->n; n++) {
-            double y = dot_double(&x->host, m, &weight->host, n, bias ? bias->host : NULL);
+            double y = dot_double(&x->host, m, &weight->host, n, bias ? bias->host : NULL, &energy);
             if (s->residual)
                 y += rondo_tensor_at(&out->host, m, n);
             expected[m * s->n + n] = y;
         }
+    check_energy(check, energy);
     check_compare_double(check, out, expected, NULL,
                          out->host.dtype == RONDO_BF16 ? ROUNDED : 1e-11);
+}
+
+/* Errors of a few outputs, whose sums may all nearly cancel, are measured against what is summed. */
+static void measure_few(struct check *check, const struct check_tensor *x,
+                        const struct check_tensor *weight, const struct check_buffer *bias)
+{
+    double energy = 0;
+    int64_t rows = rondo_tensor_rows(&x->host), channels = rondo_tensor_rows(&weight->host);
+    if (rows * channels > 16)
+        return;
+    for (int64_t m = 0; m < rows; m++)
+        for (int64_t n = 0; n < channels; n++)
+            dot_double(&x->host, m, &weight->host, n, bias ? bias->host : NULL, &energy);
+    check_energy(check, energy);
 }
 
 static void gemm_case(struct check *check, const struct shape *s)
@@ -147,8 +167,10 @@ static void gemm_case(struct check *check, const struct shape *s)
             };
     }
     check_run(check, RONDO_OP_GEMM, &op[0], &op[1]);
-    for (int p = 0; p < s->parts; p++)
+    for (int p = 0; p < s->parts; p++) {
+        measure_few(check, x, weight[p], bias[p]);
         check_compare(check, out[p], NULL, out[p]->host.dtype == RONDO_BF16 ? 1e-5 : 1e-11);
+    }
     if (check->is_reference && comparable(s))
         gemm_double(check, s, x, weight[0], bias[0], out[0]);
 }
@@ -301,6 +323,7 @@ static void grouped_double(struct check *check, const struct groups *g,
                            const int32_t *offsets, const int32_t *gather, struct check_tensor *out)
 {
     int64_t columns = rondo_tensor_columns(&out->host);
+    double energy = 0;
     double *expected =
         check_allocate(check, ((size_t)g->shape.rows * (size_t)columns + 1) * sizeof *expected);
     for (int32_t p = 0; p < g->shape.parts; p++)
@@ -309,7 +332,8 @@ static void grouped_double(struct check *check, const struct groups *g,
                 for (int32_t n = 0; n < g->shape.n; n++)
                     expected[r * columns + p * g->shape.n + n] =
                         dot_double(&x->host, gather ? gather[r] : r, &experts[p].weight[e].host, n,
-                                   expert_bias(&experts[p], e));
+                                   expert_bias(&experts[p], e), &energy);
+    check_energy(check, energy);
     check_compare_double(check, out, expected, NULL,
                          out->host.dtype == RONDO_BF16 ? ROUNDED : 1e-11);
 }

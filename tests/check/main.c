@@ -53,6 +53,7 @@ void check_case(struct check *check, const char *format, ...)
     for (const char *c = check->op_name; *c; c++)
         hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
     check->random = check->seed ^ (hash + (uint64_t)check->n_cases * 0x9e3779b97f4a7c15u);
+    check->energy = 0;
     check->n_cases++;
 }
 
