@@ -254,7 +254,7 @@ static __device__ __forceinline__ void run_steps(warp_rows<HD> &rows, const atte
 {
     const int stride = ATTENTION_STRIDE(HD);
     uint16_t *scratch = shared + WARPS * 16 * stride;
-    attention_ring<HD> ring = {scratch + WARPS * TILE_SCRATCH, a.stages};
+    attention_ring<HD, 1> ring = {scratch + WARPS * TILE_SCRATCH, a.stages};
     ring.begin(a, tile, steps, head);
     for (int32_t i = 0; i < steps.n; i++) {
         attention_step step = attention_step_at(tile, steps, i);

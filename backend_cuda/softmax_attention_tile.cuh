@@ -89,26 +89,26 @@ static __device__ __forceinline__ void attention_wait_but(int32_t n)
         copy_async_wait<2>();
 }
 
-// The ring of 64-blocks in shared memory: `stages` times keys and values.
-template <int HD> struct attention_ring {
+// The ring of 64-blocks in shared memory: `stages` rounds of P steps, each with keys and values.
+template <int HD, int P> struct attention_ring {
     uint16_t *memory;
     int32_t stages;
 
-    __device__ __forceinline__ uint16_t *keys(int32_t i) const
+    __device__ __forceinline__ uint16_t *keys(int32_t step) const
     {
-        return memory + i % stages * 2 * ATTENTION_BLOCK(HD);
+        return memory + step % (stages * P) * 2 * ATTENTION_BLOCK(HD);
     }
-    __device__ __forceinline__ uint16_t *values(int32_t i) const
+    __device__ __forceinline__ uint16_t *values(int32_t step) const
     {
-        return keys(i) + ATTENTION_BLOCK(HD);
+        return keys(step) + ATTENTION_BLOCK(HD);
     }
 
-    // Starts copying step i, if there is one, as a group of copies.
+    // Starts copying the steps of a round that exist, as a group of copies.
     __device__ __forceinline__ void load(const attention_args &a, const attention_tile &tile,
-                                         const attention_steps &steps, int32_t i,
+                                         const attention_steps &steps, int32_t round,
                                          int32_t head) const
     {
-        if (i < steps.n) {
+        for (int32_t i = round * P; i < round * P + P && i < steps.n; i++) {
             attention_step step = attention_step_at(tile, steps, i);
             int32_t page = attention_page(a, tile, step.block);
             attention_load_block<HD>(keys(i), a, tile, step, page, head, false);
@@ -117,30 +117,30 @@ template <int HD> struct attention_ring {
         copy_async_commit();
     }
 
-    // Before step 0. What was copied before belongs to its group.
+    // Before round 0. What was copied before belongs to its group.
     __device__ __forceinline__ void begin(const attention_args &a, const attention_tile &tile,
                                           const attention_steps &steps, int32_t head) const
     {
-        for (int32_t i = 0; i + 1 < stages; i++)
-            load(a, tile, steps, i, head);
+        for (int32_t round = 0; round + 1 < stages; round++)
+            load(a, tile, steps, round, head);
     }
 
-    // Before step i is computed: it has come, and all threads have done the step before it, whose place is filled
+    // Before a round is computed: it has come, and all threads have done the one before it, whose place is filled
     // anew. All threads of the block.
     __device__ __forceinline__ void next(const attention_args &a, const attention_tile &tile,
-                                         const attention_steps &steps, int32_t i,
+                                         const attention_steps &steps, int32_t round,
                                          int32_t head) const
     {
         if (stages == 1) {
             __syncthreads();
-            load(a, tile, steps, i, head);
+            load(a, tile, steps, round, head);
             copy_async_wait<0>();
         } else {
             attention_wait_but(stages - 2);
         }
         __syncthreads();
         if (stages > 1)
-            load(a, tile, steps, i + stages - 1, head);
+            load(a, tile, steps, round + stages - 1, head);
     }
 };
 

@@ -590,6 +590,7 @@ const struct check_family check_family_attention = {
     {{"linear_attention", check_linear_attention},
      {"linear_attention", check_linear_order},
      {"softmax_attention", check_softmax_attention},
+     {"softmax_attention", check_softmax_order},
      {"accept", check_accept},
      {NULL, NULL}},
 };
