@@ -124,11 +124,11 @@ static void measure_few(struct check *check, const struct check_tensor *x,
                         const struct check_tensor *weight, const struct check_buffer *bias)
 {
     double energy = 0;
-    int64_t rows = rondo_tensor_rows(&x->host), channels = rondo_tensor_rows(&weight->host);
-    if (rows * channels > 16)
+    int64_t rows = rondo_tensor_rows(&x->host), n_channels = rondo_tensor_rows(&weight->host);
+    if (rows * n_channels > 16)
         return;
     for (int64_t m = 0; m < rows; m++)
-        for (int64_t n = 0; n < channels; n++)
+        for (int64_t n = 0; n < n_channels; n++)
             dot_double(&x->host, m, &weight->host, n, bias ? bias->host : NULL, &energy);
     check_energy(check, energy);
 }
