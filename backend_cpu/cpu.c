@@ -1,14 +1,12 @@
 /* The CPU device: instruction-set levels, memory, and the op table put together from its
  * families. */
 #include "backend_cpu/cpu.h"
+#include "backend_cpu/host.h"
 
-#include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -75,65 +73,6 @@ enum rondo_cpu_level rondo_cpu_best_level(void)
         if (rondo_cpu_has_level((enum rondo_cpu_level)level))
             return (enum rondo_cpu_level)level;
     return RONDO_CPU_REF;
-}
-
-/* ---- what the machine has -------------------------------------------------------------------- */
-
-/* Cores the control group may use, rounded up; 0 when it sets no limit. */
-static int cgroup_cores(void)
-{
-    double quota = 0, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (file) { /* "max 100000" does not scan as numbers */
-        if (fscanf(file, "%lf %lf", &quota, &period) != 2)
-            quota = 0;
-        fclose(file);
-    } else {
-        const char *const paths[] = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
-                                     "/sys/fs/cgroup/cpu/cpu.cfs_period_us"};
-        double *const values[] = {&quota, &period};
-        for (int i = 0; i < 2; i++) {
-            file = fopen(paths[i], "r");
-            if (!file || fscanf(file, "%lf", values[i]) != 1)
-                quota = 0;
-            if (file)
-                fclose(file);
-        }
-    }
-    if (quota <= 0 || period <= 0)
-        return 0;
-    int cores = (int)(quota / period);
-    return cores * period < quota ? cores + 1 : cores;
-}
-
-static int available_cores(void)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        cores = CPU_COUNT(&set);
-#endif
-    int limit = cgroup_cores();
-    if (limit > 0 && limit < cores)
-        cores = limit;
-    return cores < 1 ? 1 : (int)cores;
-}
-
-/* A line of /proc/meminfo, in bytes; 0 when it is not there. */
-static uint64_t meminfo(const char *field)
-{
-    char line[128];
-    uint64_t bytes = 0;
-    FILE *file = fopen("/proc/meminfo", "r");
-    while (file && fgets(line, sizeof line, file)) {
-        size_t length = strlen(field);
-        if (strncmp(line, field, length) == 0 && line[length] == ':')
-            bytes = strtoull(line + length + 1, NULL, 10) * 1024;
-    }
-    if (file)
-        fclose(file);
-    return bytes;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -209,7 +148,7 @@ static void cpu_write(struct rondo_device *device, void *to, const void *from, s
 
 static uint64_t cpu_memory_available(struct rondo_device *device)
 {
-    return meminfo("MemAvailable");
+    return rondo_host_memory().available;
 }
 
 static void cpu_synchronize(struct rondo_device *device)
@@ -286,20 +225,21 @@ static void cpu_close(struct rondo_device *device)
 static size_t cpu_list(struct rondo_device_info *devices, size_t capacity)
 {
     size_t count = 0;
+    struct rondo_host_memory memory = rondo_host_memory();
     for (int i = -1; i < LEVELS; i++) {
         enum rondo_cpu_level level = i < 0 ? rondo_cpu_best_level() : (enum rondo_cpu_level)i;
         if (!rondo_cpu_has_level(level))
             continue;
         if (count < capacity) {
             struct rondo_device_info *info = &devices[count];
-            *info = (struct rondo_device_info){.memory_total = meminfo("MemTotal"),
-                                               .memory_available = meminfo("MemAvailable")};
+            *info = (struct rondo_device_info){.memory_total = memory.total,
+                                               .memory_available = memory.available};
             if (i < 0)
                 snprintf(info->name, sizeof info->name, "cpu");
             else
                 snprintf(info->name, sizeof info->name, "cpu:%s", level_names[level]);
             snprintf(info->description, sizeof info->description, "%s, %d cores",
-                     level_names[level], available_cores());
+                     level_names[level], rondo_host_cores());
         }
         count++;
     }
@@ -366,7 +306,7 @@ static struct rondo_device *cpu_open(const char *which, const struct rondo_devic
         return NULL;
     }
     if (threads == 0)
-        threads = available_cores();
+        threads = rondo_host_cores();
 
     struct rondo_cpu_device *cpu = calloc(1, sizeof *cpu);
     if (!cpu) {
