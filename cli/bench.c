@@ -533,7 +533,10 @@ static int run(void *user)
     struct bench b = {.options = user};
     struct rondo_error error = {0};
     cli_messages(&b.options->messages);
-    int result = cli_engine_open(&b.engine, &b.options->model, &b.options->device, &error);
+    int result =
+        b.options->output ? rondo_file_check_writable(b.options->output, &error) : RONDO_OK;
+    if (!result)
+        result = cli_engine_open(&b.engine, &b.options->model, &b.options->device, &error);
     if (!result)
         result = start(&b, &error);
     if (!result)

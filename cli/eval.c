@@ -254,8 +254,10 @@ static int open_all(struct evaluation *e, struct rondo_error *error)
 {
     const struct eval_options *options = e->options;
     int64_t longest = 0;
-    int result =
-        cli_suite_read(&e->suite, options->suite, options->task, (size_t)options->limit, error);
+    int result = options->output ? rondo_file_check_writable(options->output, error) : RONDO_OK;
+    if (!result)
+        result =
+            cli_suite_read(&e->suite, options->suite, options->task, (size_t)options->limit, error);
     if (!result)
         result = cli_engine_open(&e->engine, &options->model, &options->device, error);
     if (result)

@@ -5,6 +5,7 @@
 #include "cli/generate.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "formats/file.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -257,7 +258,9 @@ static bool is_there(const char *path)
 static int open_runner(struct runner *r, struct rondo_error *error)
 {
     const struct run_options *options = r->options;
-    int result = cli_engine_open(&r->engine, &options->model, &options->device, error);
+    int result = options->session ? rondo_file_check_writable(options->session, error) : RONDO_OK;
+    if (!result)
+        result = cli_engine_open(&r->engine, &options->model, &options->device, error);
     if (result)
         return result;
     bool text = !options->tokens.n || !options->ids || options->stops.n;

@@ -91,6 +91,32 @@ static int write_all(int file, const char *bytes, size_t size)
     return 0;
 }
 
+int rondo_file_check_writable(const char *path, struct rondo_error *error)
+{
+    struct stat info;
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        return rondo_fail(error, RONDO_FAILED, "%s: cannot write: it is a directory", path);
+    char *directory = strdup(path);
+    if (!directory)
+        return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the path", path);
+    char *last = strrchr(directory, '/');
+    if (last)
+        last[last == directory] = '\0'; /* "/name" is in "/" */
+    const char *parent = last ? directory : ".";
+    int status = RONDO_OK;
+    if (stat(parent, &info) != 0)
+        status = rondo_fail(error, RONDO_FAILED, "%s: cannot write: %s: %s", path, parent,
+                            strerror(errno));
+    else if (!S_ISDIR(info.st_mode))
+        status = rondo_fail(error, RONDO_FAILED, "%s: cannot write: %s is not a directory", path,
+                            parent);
+    else if (access(parent, W_OK | X_OK) != 0)
+        status = rondo_fail(error, RONDO_FAILED, "%s: cannot write in %s: %s", path, parent,
+                            strerror(errno));
+    free(directory);
+    return status;
+}
+
 int rondo_file_write(const char *path, const void *bytes, size_t length, struct rondo_error *error)
 {
     size_t n = strlen(path);

@@ -11,6 +11,9 @@ char *rondo_file_read(const char *path, size_t limit, size_t *length, struct ron
 /* Writes to a temporary name beside `path`, fsyncs, renames. Nothing is left behind on failure. */
 int rondo_file_write(const char *path, const void *bytes, size_t length, struct rondo_error *error);
 
+/* Fails where rondo_file_write or rondo_output_open surely would: asked before work whose result goes to `path`. */
+int rondo_file_check_writable(const char *path, struct rondo_error *error);
+
 /* "directory/name", malloc'ed; NULL with an error when memory is short. */
 char *rondo_path_join(const char *directory, const char *name, struct rondo_error *error);
 
