@@ -44,6 +44,7 @@ static const struct topic topics[] = {
      "                 per output row (weight_scale); any mix\n"
      "\n"
      "Weights are mapped, not read: opening is immediate, and the first tokens wait for the disk.\n"
+     "Leave the files as they are meanwhile: when one becomes shorter, rondo ends and names it.\n"
      "`rondo info -m DIR --check` reads all FP8 weights once and looks for NaN codes.\n"
      "`rondo synth` makes random checkpoints, `rondo quantize` turns BF16 ones into FP8.\n"},
     {"devices", "where the model runs",

@@ -77,6 +77,7 @@ static int dispatch(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    cli_lost_file_catch();
     int result = dispatch(argc, argv);
     errno = 0;
     bool lost = ferror(stdout) != 0;

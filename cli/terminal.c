@@ -1,6 +1,8 @@
 /* Progress, interruption, and the formatting of sizes and rates. */
 #include "cli/terminal.h"
 
+#include "core/rondo.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -123,4 +125,39 @@ void cli_interrupt_catch(void)
 bool cli_interrupted(void)
 {
     return interrupted;
+}
+
+/* ---- files that change under a mapping -------------------------------------------------------- */
+
+static void say(const char *text)
+{
+    for (size_t left = strlen(text); left;) {
+        ssize_t n = write(STDERR_FILENO, text, left);
+        if (n <= 0)
+            return;
+        text += n;
+        left -= (size_t)n;
+    }
+}
+
+static void on_lost_page(int signal_number, siginfo_t *info, void *context)
+{
+    (void)context;
+    const char *path = rondo_mapped_file(info->si_addr);
+    if (!path) { /* not ours: the default action when the access is tried again */
+        signal(signal_number, SIG_DFL);
+        return;
+    }
+    say("rondo: ");
+    say(path);
+    say(": cannot be read any more: the file has become shorter, or its disk fails; leave a "
+        "checkpoint as it is while it is used\n");
+    _exit(RONDO_FAILED);
+}
+
+void cli_lost_file_catch(void)
+{
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }

@@ -31,4 +31,7 @@ void cli_progress_clear(void);
 void cli_interrupt_catch(void);
 bool cli_interrupted(void);
 
+/* From now on a mapped file that can not be read any more ends the program with one line that names it. */
+void cli_lost_file_catch(void);
+
 #endif

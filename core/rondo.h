@@ -201,13 +201,18 @@ struct rondo_model;
 
 /* Opens a checkpoint directory as published: config.json, *.safetensors (with an index when sharded),
  * generation_config.json when present. Maps the weights, checks that every tensor is there with the
- * shape config.json implies, and that FP8 tensors have scales. Reads no weight data. */
+ * shape config.json implies, and that FP8 tensors have scales. Reads no weight data: a file that becomes
+ * shorter while the model is open makes later reads of it raise SIGBUS (see rondo_mapped_file). */
 RONDO_API struct rondo_model *rondo_model_open(const char *directory,
                                                const struct rondo_model_options *options,
                                                struct rondo_error *error);
 RONDO_API void rondo_model_close(struct rondo_model *model);
 RONDO_API const struct rondo_config *rondo_model_config(const struct rondo_model *model);
 RONDO_API const char *rondo_model_directory(const struct rondo_model *model);
+
+/* The path of the mapped file that an address lies in, NULL when there is none. A handler of SIGBUS may call it, to
+ * say which file has changed or could not be read. */
+RONDO_API const char *rondo_mapped_file(const void *address);
 
 /* Identifies the weights: file headers, config and samples of the data. Sessions on disk are bound to it. */
 RONDO_API uint64_t rondo_model_hash(const struct rondo_model *model);

@@ -373,7 +373,7 @@ static int write_shard(struct shard *shard, const char *path, struct rondo_error
     else
         status = rondo_safetensors_finish(shard->writer, error);
     /* what was read need not stay mapped */
-    madvise(shard->source->mapping, shard->source->mapping_size, MADV_DONTNEED);
+    madvise(shard->source->mapping.bytes, shard->source->mapping.size, MADV_DONTNEED);
     return status;
 }
 

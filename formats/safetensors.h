@@ -2,7 +2,7 @@
 #ifndef RONDO_FORMATS_SAFETENSORS_H
 #define RONDO_FORMATS_SAFETENSORS_H
 
-#include "core/rondo.h"
+#include "formats/mapping.h"
 
 #define RONDO_SAFETENSORS_HEADER_LIMIT                                                             \
     ((uint64_t)100 << 20) /* bytes; the limit of the format's own library */
@@ -20,9 +20,8 @@ struct rondo_safetensors {
     char *path;
     struct rondo_safetensors_tensor *tensors; /* [n_tensors], ascending by strcmp of the name */
     size_t n_tensors;
-    char *names;   /* what the tensors' names point into */
-    void *mapping; /* NULL when the bytes are someone else's */
-    size_t mapping_size;
+    char *names;                  /* what the tensors' names point into */
+    struct rondo_mapping mapping; /* empty when the bytes are someone else's */
 };
 
 /* Maps a file and checks its header: offsets inside the file, in agreement with shape and dtype, without

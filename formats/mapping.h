@@ -1,0 +1,17 @@
+/* Files mapped read-only, and which of them an address belongs to. */
+#ifndef RONDO_FORMATS_MAPPING_H
+#define RONDO_FORMATS_MAPPING_H
+
+#include "core/rondo.h"
+
+/* A mapped file. rondo_mapped_file (core/rondo.h) finds it by address while it is open. */
+struct rondo_mapping {
+    void *bytes; /* [size]; NULL when the file is empty */
+    size_t size;
+};
+
+/* Maps a regular file whole. Reading where the file has become shorter since raises SIGBUS. */
+int rondo_mapping_open(struct rondo_mapping *mapping, const char *path, struct rondo_error *error);
+void rondo_mapping_close(struct rondo_mapping *mapping);
+
+#endif

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Files that cannot be written are found before any work, and a checkpoint that shrinks while it is used is named.
+. "$(dirname "$0")/lib.sh"
+model=$fixtures/models/base-bf16
+demo=$fixtures/demo-model
+
+# refuses PATH REASON ARGUMENTS...: the command says at once that it cannot write PATH.
+refuses() {
+    path=$1
+    reason=$2
+    shift 2
+    expect 1 "$@" "$path"
+    one_line
+    says "$path: cannot write"
+    says "$reason"
+    [ "$(wc -l <"$work/err")" = 1 ] || fail "rondo $*: worked before it looked at $path"
+}
+
+: >"$work/plain"
+for path in "$work/none/file" "$work/plain/file"; do
+    [ "$path" = "$work/none/file" ] && reason='No such file' || reason='is not a directory'
+    refuses "$path" "$reason" run -m "$model" --tokens 1,2,3 --ids -n 2 --session
+    refuses "$path" "$reason" eval -m "$demo" -s "$demo/suite-tiny.jsonl" --limit 1 -o
+    refuses "$path" "$reason" bench -m "$model" --prefill 8 --decode 2 --depth 0 --repeat 1 -o
+done
+refuses "$work" 'a directory' run -m "$model" --tokens 1,2,3 --ids -n 2 --session
+
+# The program has mapped the weights when it waits for the prompt; then they shrink to less than their header.
+if [ -d /proc/self ]; then
+    cp -r "$demo" "$work/shrinks"
+    mkfifo "$work/prompt"
+    "$rondo" run -m "$work/shrinks" -n 4 <"$work/prompt" >"$work/out" 2>"$work/err" &
+    pid=$!
+    exec 3>"$work/prompt"
+    tries=0
+    until grep -q shrinks/model.safetensors "/proc/$pid/maps" 2>/dev/null || [ $tries = 100 ]; do
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    : >"$work/shrinks/model.safetensors"
+    echo 'What is 1 + 1?' >&3
+    exec 3>&-
+    wait $pid
+    [ $? = 1 ] || fail "a checkpoint that shrinks: not exit code 1"
+    one_line
+    says "rondo: $work/shrinks/model.safetensors: cannot be read any more"
+fi
+finish
