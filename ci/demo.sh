@@ -81,8 +81,9 @@ awk 'BEGIN {
 }' > notes.txt
 show run -m "$demo" --chat --file notes.txt
 
-title 'memory of 128 Ki tokens: linear states, and the KV pages that they stand for'
-"$rondo" info -m "$demo" --ctx 131072 --mode bf16 | sed -n '/^memory/,/^$/p'
+title 'memory of 32 Ki tokens: linear states, and the KV pages that they stand for'
+show info -m "$demo" --ctx 32768 --mode bf16 > info.txt
+sed -n '2p; /^memory/,/^$/p' info.txt
 
 title 'its accuracy on problems it has not seen'
 show eval -m "$demo" --suite "$demo/suite-small.jsonl"
