@@ -23,6 +23,8 @@ static const struct rondo_synth_preset presets[] = {
     {"ring-flash-linear-2.0",
      "104.2 G parameters, 6.2 G active; 32 layers, every 8th softmax attention"},
     {"ling-mini-2.0", "16.3 G parameters; ring-mini's sizes with softmax attention in all layers"},
+    {"dense-8b",
+     "8.2 G parameters, all active: 36 softmax layers, no experts; what hybrids replace"},
     {"small", "93 M parameters: 10 layers, every 5th softmax attention, 64 experts, heads of 128"},
     {"tiny", "1.8 M parameters: 4 layers, every 2nd softmax attention, 16 experts; for tests"},
     {NULL, NULL},
@@ -74,6 +76,29 @@ static const struct rondo_config configs[] = {
      .intermediate_size = 5120, .moe_intermediate_size = 512, .shared_intermediate_size = 512,
      .num_experts = 256, .num_experts_per_tok = 8, .n_group = 8, .topk_group = 4, .rotary_dim = 64,
      .max_position_embeddings = 32768, .rope_theta = 6e5},
+    {SOFTMAX,
+     .rms_norm_eps = 1e-6,
+     .routed_scaling_factor = 1,
+     .score_function = RONDO_SCORE_SIGMOID,
+     .use_qk_norm = true,
+     .first_k_dense_replace = 36,
+     .bos_token_id = -1,
+     .pad_token_id = -1,
+     .vocab_size = 157184,
+     .hidden_size = 4096,
+     .num_hidden_layers = 36,
+     .num_attention_heads = 32,
+     .num_key_value_heads = 8,
+     .head_dim = 128,
+     .intermediate_size = 12288,
+     .moe_intermediate_size = 128,
+     .num_experts = 1,
+     .num_experts_per_tok = 1,
+     .n_group = 1,
+     .topk_group = 1,
+     .rotary_dim = 64,
+     .max_position_embeddings = 131072,
+     .rope_theta = 1e6},
     {FAMILY,
      LINEAR,
      .vocab_size = 8192,
@@ -138,6 +163,8 @@ int rondo_synth_config(const struct rondo_synth_options *options, struct rondo_c
                               options->layers, RONDO_MAX_LAYERS);
         if (options->layers)
             config->num_hidden_layers = options->layers;
+        if (config->first_k_dense_replace > config->num_hidden_layers)
+            config->first_k_dense_replace = config->num_hidden_layers;
         return RONDO_OK;
     }
     return rondo_fail(error, RONDO_USAGE, "preset: not known (got \"%.60s\", want one of %s)",

@@ -47,6 +47,11 @@ static void test_sizes(void)
     EXPECT(size_of("ling-mini-2.0", RONDO_SYNTH_BF16) ==
                2 * (UINT64_C(16423448320) - less) + 2 * 19 * 256,
            "got %llu", (unsigned long long)size_of("ling-mini-2.0", RONDO_SYNTH_BF16));
+    /* qkv, dense, the FFN and four norms a layer; embedding, head and last norm */
+    uint64_t layer = (uint64_t)4096 * (128 * 48 + 4096 + 3 * 12288 + 2) + 2 * 128;
+    EXPECT(size_of("dense-8b", RONDO_SYNTH_BF16) ==
+               2 * (36 * layer + (2 * UINT64_C(157184) + 1) * 4096),
+           "got %llu", (unsigned long long)size_of("dense-8b", RONDO_SYNTH_BF16));
     uint64_t fp8 = size_of("ring-mini-linear-2.0", RONDO_SYNTH_FP8_BLOCK);
     EXPECT(fp8 > UINT64_C(16900000000) && fp8 < UINT64_C(17200000000), "got %llu",
            (unsigned long long)fp8);
