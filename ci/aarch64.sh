@@ -41,9 +41,9 @@ wait
 for object in "${objects[@]}"; do
     [ -e "$object" ] || exit 1
 done
-$cc -static -pthread "${objects[@]}" -lm -o "$build/rondo-check"
+$cc -pthread "${objects[@]}" -lm -ldl -o "$build/rondo-check"
 echo "aarch64: compiled ${#objects[@]} files of core, backend_cpu and tests/check"
 
 command -v qemu-aarch64 > /dev/null || { echo 'aarch64: no qemu-aarch64, nothing was run'; exit 0; }
 [ $# -gt 0 ] || set -- --backend cpu:neon
-qemu-aarch64 "$build/rondo-check" "$@"
+qemu-aarch64 -L /usr/aarch64-linux-gnu "$build/rondo-check" "$@"

@@ -5,6 +5,8 @@
 #
 #   ci/gpu.sh
 #   PRESET=ring-mini-linear-2.0 ci/gpu.sh      the model of the whole-model benchmark (default: small)
+#   FULL=1 ci/gpu.sh                           Ring-mini, Ling-mini and a dense model of 8 B to a depth of 64 Ki: needs
+#                                              80 GB of GPU memory and 45 GB of disk
 set -eu
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -69,21 +71,49 @@ title 'benchmarks'
 mkdir -p "$root/tests/bench/results"
 csv=$root/tests/bench/results/$name.csv
 markdown=$root/tests/bench/results/$name.md
-model=$out/model
-[ -e "$model/config.json" ] || "$rondo" synth "${PRESET:-small}" --dtype fp8-block -o "$model"
+models=${PRESET:-small}
+tests='--prefill 512,2048 --decode 64 --depth 0,4096 --batch 1,64'
+if [ "${FULL:-}" = 1 ]; then # decoding from 64 Ki: the hybrid, the same with softmax layers alone, a dense model
+    models='ring-mini-linear-2.0 ling-mini-2.0 dense-8b'
+    tests='--prefill 512,8192,32768 --decode 32 --depth 0,4096,65536 --batch 1,64'
+fi
+
+# table FILE: the rows of rondo-check --csv as Markdown.
+table() {
+    echo '| op | case | median | GB/s | of a copy | TFLOP/s | kernel |'
+    echo '|---|---|---|---|---|---|---|'
+    awk -F'"' 'NF > 4 {
+        split($1, head, ","); split($3, number, ",")
+        printf "| %s | %s | %.1f us | %.0f | %.0f %% | %.1f | %s |\n", head[2], $2, number[2], number[3],
+            100 * number[5], number[4] / 1000, $4
+    }' "$1"
+}
+
+# whole PRESET: speeds of a random model.
+whole() {
+    model=$out/$1
+    [ -e "$model/config.json" ] || "$rondo" synth "$1" --dtype fp8-block -o "$model"
+    yarn=
+    case $1 in ling-*) yarn='--yarn 4' ;; esac # their configuration ends at 32 Ki
+    for mode in bf16 fp8; do
+        # shellcheck disable=SC2086 # lists of options
+        step "$rondo" bench -m "$model" $yarn --device cuda:0 --mode $mode $tests
+    done
+}
+
 step "$check" --backend cuda:0 --bench --csv --seed 1 > "$csv"
 {
     echo "# $name"
     echo
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader
-    echo "commit $(git -C "$root" rev-parse --short HEAD 2> /dev/null || echo unknown), model ${PRESET:-small}"
-    echo
-    echo '```'
-    for mode in bf16 fp8; do
-        step "$rondo" bench -m "$model" --device cuda:0 --mode $mode --prefill 512,2048 --decode 64 --depth 0,4096 \
-            --batch 1,64
+    echo "commit $(git -C "$root" rev-parse --short HEAD 2> /dev/null || echo unknown)"
+    printf '\n## Ops\n\n'
+    table "$csv"
+    for preset in $models; do
+        printf '\n## %s, FP8\n\n```\n' "$preset"
+        whole "$preset"
+        echo '```'
     done
-    echo '```'
 } > "$markdown"
 cat "$markdown"
 echo "wrote $csv and $markdown"

@@ -68,14 +68,22 @@ bool bench_open(struct bench *bench, struct check *check)
         return false;
     fill_pool(bench);
     bench->copy_bandwidth = measure_copy(bench);
+    char why[100] = "it is NVIDIA's";
+    if (strncmp(check->device_name, "cuda", 4) == 0)
+        bench->cublaslt = cublaslt_open(why, sizeof why);
     if (!check->csv)
         printf("%-11s copies %.1f GB/s (bytes read and written)\n", check->device_name,
                bench->copy_bandwidth * 1e-9);
+    if (!check->csv)
+        printf("%-11s cuBLASLt %s%s\n", check->device_name,
+               bench->cublaslt ? cublaslt_version(bench->cublaslt) : "is not a yardstick: ",
+               bench->cublaslt ? "" : why);
     return true;
 }
 
 void bench_close(struct bench *bench)
 {
+    cublaslt_close(bench->cublaslt);
     bench->device->release(bench->device, bench->pool);
     bench->pool = NULL;
 }
@@ -197,6 +205,13 @@ void bench_time(struct bench *bench, enum rondo_op op, const void *sets, size_t 
         check_fail(check, "benchmark of %s: %s: %s", rondo_op_name(op), name, error.message);
         return;
     }
+    bench_row(bench, op, name, time, bytes, operations, path);
+}
+
+void bench_row(struct bench *bench, enum rondo_op op, const char *name, double time, double bytes,
+               double operations, const char *path)
+{
+    struct check *check = bench->check;
     double share = bytes / time / bench->copy_bandwidth;
     if (check->csv)
         printf("%s,%s,\"%s\",%.3f,%.3f,%.3f,%.4f,\"%s\"\n", check->device_name, rondo_op_name(op),

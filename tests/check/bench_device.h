@@ -4,6 +4,7 @@
 #define RONDO_TESTS_CHECK_BENCH_DEVICE_H
 
 #include "tests/check/check.h"
+#include "tests/check/cublaslt.h"
 
 enum { BENCH_SETS = 32 }; /* arguments of one case, at most */
 
@@ -12,8 +13,9 @@ struct bench {
     struct rondo_device *device;
     char *pool; /* [size] on the device, every byte random and no dtype's NaN */
     size_t size, used;
-    int shrink;            /* divides tokens and depths: emulated devices are slow */
-    double copy_bandwidth; /* bytes a second that a copy on the device reads and writes */
+    int shrink;                /* divides tokens and depths: emulated devices are slow */
+    double copy_bandwidth;     /* bytes a second that a copy on the device reads and writes */
+    struct cublaslt *cublaslt; /* NULL: none */
 };
 
 /* Every byte random; false when there is no memory. */
@@ -39,6 +41,10 @@ int bench_sets(const struct bench *bench, size_t size);
  * bytes and operations a second. Calls are recorded where the device can, so that what is timed is its work. */
 void bench_time(struct bench *bench, enum rondo_op op, const void *sets, size_t stride, int n_sets,
                 double bytes, double operations, const char *format, ...) RONDO_PRINTF(8, 9);
+
+/* Prints such a row for a time taken elsewhere; `path`: what took it, or NULL. */
+void bench_row(struct bench *bench, enum rondo_op op, const char *name, double time, double bytes,
+               double operations, const char *path);
 
 /* All cases whose op's name matches the pattern. */
 void bench_cases(struct bench *bench, const char *pattern);
