@@ -1,5 +1,6 @@
 /* rondo compare: one model on two devices or in two modes, side by side. */
 #include "cli/commands.h"
+#include "cli/compare_report.h"
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
@@ -17,7 +18,7 @@ struct compare_options {
     const char *a_mode, *b_mode;
     int64_t a_threads, b_threads, layer;
     double tolerance;
-    bool strict, json;
+    bool strict, report, json;
     struct cli_texts arguments;
 };
 
@@ -93,6 +94,12 @@ static const struct cli_option table[] = {
      .fallback_help = "the first one out of tolerance",
      .low = -1,
      .high = 1 << 20},
+    {.name = "--report",
+     .kind = CLI_FLAG,
+     .offset = FIELD(report),
+     .group = "Output",
+     .help = "end with a report to paste into a bug: versions, devices, model, tokens, how B "
+             "computes its products, the steps of the layer out of tolerance"},
     {.name = "--json",
      .kind = CLI_FLAG,
      .offset = FIELD(json),
@@ -146,7 +153,7 @@ struct report {
     const char *kind;
     bool json;
     size_t n_rows;
-    int32_t first_out; /* first layer out of tolerance; -1: none */
+    struct cli_compare_finding *first_out; /* of this kind */
 };
 
 static void print_json_number(const char *key, double value)
@@ -160,14 +167,19 @@ static void print_json_number(const char *key, double value)
 static void print_row(void *user, const struct rondo_compare_row *row)
 {
     struct report *report = user;
-    if (!row->within && row->layer >= 0 &&
-        (report->first_out < 0 || row->layer < report->first_out))
-        report->first_out = row->layer;
     char label[64];
     if (!strcmp(row->label, "layer"))
         snprintf(label, sizeof label, "layer %d", row->layer);
     else
         snprintf(label, sizeof label, "%s", row->label);
+    if (!row->within && !report->first_out->found) {
+        *report->first_out = (struct cli_compare_finding){.found = true,
+                                                          .layer = row->layer,
+                                                          .max_abs = row->max_abs,
+                                                          .nmse = row->nmse,
+                                                          .worst = row->worst};
+        memcpy(report->first_out->label, label, sizeof label);
+    }
     if (!report->json) {
         printf("%-7s %-28s %12.4g %12.4g %12.9f %12" PRId64 "  %s\n", report->kind, label,
                row->max_abs, row->nmse, row->cosine, row->worst, row->within ? "ok" : "OUT");
@@ -192,14 +204,17 @@ struct comparison {
     size_t n;
     double tolerance;
     bool within;
+    struct cli_compare_finding free, forced, steps; /* first out of tolerance */
 };
 
 /* One kind of rows. Out of tolerance is noted, not a failure. */
 static int compare_kind(struct comparison *c, const char *name, enum rondo_compare_kind kind,
-                        int32_t layer, struct report *report, struct rondo_error *error)
+                        int32_t layer, struct cli_compare_finding *first_out, struct report *report,
+                        struct rondo_error *error)
 {
     *error = (struct rondo_error){0};
     report->kind = name;
+    report->first_out = first_out;
     int result = rondo_compare(c->a, c->b, c->tokens, c->n, kind, layer, c->tolerance, print_row,
                                report, error);
     if (result && error->status != RONDO_OK)
@@ -212,21 +227,20 @@ static int compare_kind(struct comparison *c, const char *name, enum rondo_compa
 static int compare_all(struct comparison *c, const struct compare_options *options,
                        struct rondo_error *error)
 {
-    struct report report = {.json = options->json, .first_out = -1};
+    struct report report = {.json = options->json};
     if (!options->json)
         printf("%-7s %-28s %12s %12s %12s %12s\n", "run", "output", "max abs", "NMSE", "cosine",
                "worst at");
-    int result = compare_kind(c, "free", RONDO_COMPARE_FREE, -1, &report, error);
-    int32_t layer = report.first_out;
-    report.first_out = -1;
+    int result = compare_kind(c, "free", RONDO_COMPARE_FREE, -1, &c->free, &report, error);
     if (!result)
-        result = compare_kind(c, "forced", RONDO_COMPARE_FORCED, -1, &report, error);
-    if (report.first_out >= 0)
-        layer = report.first_out;
+        result = compare_kind(c, "forced", RONDO_COMPARE_FORCED, -1, &c->forced, &report, error);
+    int32_t layer = c->forced.found && c->forced.layer >= 0 ? c->forced.layer
+                    : c->free.found                         ? c->free.layer
+                                                            : -1;
     if (options->layer >= 0)
         layer = (int32_t)options->layer;
     if (!result && layer >= 0)
-        result = compare_kind(c, "steps", RONDO_COMPARE_STEPS, layer, &report, error);
+        result = compare_kind(c, "steps", RONDO_COMPARE_STEPS, layer, &c->steps, &report, error);
     return result;
 }
 
@@ -283,7 +297,23 @@ static int compare_sides(const struct compare_options *options, const struct sid
         if (options->json)
             printf("],\"within\":%s}\n", c->within && !result ? "true" : "false");
         else if (!result)
-            printf("\n%s\n", c->within ? "within tolerance" : "OUT OF TOLERANCE");
+            printf("\n%s\n", c->within ? "within tolerance"
+                             : options->report
+                                 ? "OUT OF TOLERANCE"
+                                 : "OUT OF TOLERANCE; --report adds what a bug needs");
+        if (!result && options->report) {
+            struct cli_compare_report report = {.model = first->model,
+                                                .device = {first->device, second->device},
+                                                .context = {c->a, c->b},
+                                                .mode = {a->mode, b->mode},
+                                                .tokens = tokens,
+                                                .n = c->n,
+                                                .tolerance = c->tolerance,
+                                                .free = c->free,
+                                                .forced = c->forced,
+                                                .steps = c->steps};
+            cli_compare_report_print(&report, stdout);
+        }
     }
     free(tokens);
     return result;
@@ -301,6 +331,8 @@ static int run(void *user)
         return result;
     if (options->tolerance < 0 && options->tolerance != -1)
         return cli_usage("--tolerance: got %g, want 0 or more", options->tolerance);
+    if (options->report && options->json)
+        return cli_usage("--report: is text; drop --json");
     cli_messages(&options->messages);
     struct cli_device_options device_a = {
         .device = a.device, .threads = options->a_threads, .strict = options->strict};
@@ -340,6 +372,9 @@ const struct cli_command cli_compare = {
                "  free    both sides run alone, so that errors add up from layer to layer\n"
                "  forced  B gets A's input of every layer, so that a layer answers for itself\n"
                "  steps   B gets A's input of every step of one layer\n"
+               "Out of tolerance it ends with a report of all that a bug needs: versions, devices, "
+               "model,\n"
+               "tokens, how B computes its products, the steps of the layer. Paste all of it.\n"
                "Exit code 0: within tolerance; 1: out of tolerance; 77: a device is missing.\n"
                "\n"
                "  rondo compare -m DIR --a cpu:ref --b cpu:avx2 --tokens 1,2,3\n"

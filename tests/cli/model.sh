@@ -113,6 +113,14 @@ expect 1 compare -m "$model" --tokens "$tokens" --a cpu,f32 --b cpu,bf16 --toler
 prints "OUT"
 prints "steps"
 [ -s "$work/err" ] && fail "compare out of tolerance is no error line"
+expect 1 compare -m "$model" --tokens "$tokens" --a cpu,f32 --b cpu,bf16 --tolerance 1e-12 --report
+for line in 'system ' 'B        cpu (' 'hash ' 'forced   layer 0: NMSE' 'steps of layer 0 of B'; do
+    prints "$line"
+done
+grep -q '^ *[0-9]* x  bf16\[' "$work/out" || fail "the report of compare lists no products"
+expect 0 compare -m "$model" --tokens "$tokens" --a cpu --b cpu --report --quiet
+prints 'forced   nothing'
+expect 2 compare -m "$model" --tokens 1 --report --json
 expect 0 compare -m "$model" --tokens "$tokens" --b cpu,bf16 --tolerance 1 --json
 prints '"within":true}'
 
