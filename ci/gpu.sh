@@ -75,7 +75,7 @@ models=${PRESET:-small}
 tests='--prefill 512,2048 --decode 64 --depth 0,4096 --batch 1,64'
 if [ "${FULL:-}" = 1 ]; then # decoding from 64 Ki: the hybrid, the same with softmax layers alone, a dense model
     models='ring-mini-linear-2.0 ling-mini-2.0 dense-8b'
-    tests='--prefill 512,8192,32768 --decode 32 --depth 0,4096,65536 --batch 1,64'
+    tests='--prefill 512,8192,32768 --decode 32 --depth 0,4096,65536 --batch 1,64 --fill repeat'
 fi
 
 # table FILE: the rows of rondo-check --csv as Markdown.

@@ -13,6 +13,7 @@
 
 #define MAX_REPEAT 100
 #define MAX_LABELS 256
+#define PERIOD 512  /* tokens that --fill repeat computes; whole chunks */
 #define WARM_UP 512 /* tokens: enough for every expert to be touched */
 
 struct bench_options {
@@ -22,7 +23,7 @@ struct bench_options {
     struct cli_integers prefill, depth, batch;
     int64_t decode, repeat, chunk;
     uint64_t seed;
-    int format;
+    int fill, format;
     const char *output;
     bool profile, csv, json; /* csv, json: short for format */
     struct cli_texts arguments;
@@ -30,6 +31,8 @@ struct bench_options {
 
 #define FIELD(name) offsetof(struct bench_options, name)
 
+enum fill { FILL_PROMPT, FILL_REPEAT };
+static const char *const fills[] = {"prompt", "repeat", NULL};
 static const char *const formats[] = {"table", "csv", "json", NULL};
 
 static const struct cli_option table[] = {
@@ -57,6 +60,16 @@ static const struct cli_option table[] = {
      .help = "tokens in the caches before each test",
      .fallback = "0",
      .high = 1 << 24},
+    {.name = "--fill",
+     .kind = CLI_CHOICE,
+     .offset = FIELD(fill),
+     .argument = "HOW",
+     .group = "Tests",
+     .help =
+         "how caches get their depth: by computing a prompt, which is timed, or by computing 512 "
+         "tokens and repeating their keys and values",
+     .fallback = "prompt",
+     .choices = fills},
     {.name = "--batch",
      .kind = CLI_INTEGERS,
      .offset = FIELD(batch),
@@ -383,14 +396,33 @@ static int bench_decode(struct bench *b, int64_t depth, int64_t batch, struct ro
     return result;
 }
 
+/* Brings session s to `depth` by repetition, where that is far. */
+static int repeat_to(struct bench *b, size_t s, int64_t depth, struct rondo_error *error)
+{
+    int64_t length = (int64_t)rondo_session_truncate(b->sessions[s], (size_t)depth);
+    if (depth - length <= PERIOD)
+        return reach(b, s, depth, error);
+    rondo_session_truncate(b->sessions[s], 0);
+    int result = feed(b, s, PERIOD, error);
+    return result ? result : rondo_session_repeat(b->sessions[s], (size_t)depth, error);
+}
+
 /* Brings all sessions to `depth` and keeps a snapshot to come back to. The first one's way is timed. */
 static int fill(struct bench *b, int64_t depth, struct rondo_error *error)
 {
+    int result = RONDO_OK;
+    if (b->options->fill == FILL_REPEAT) {
+        for (size_t s = 0; s < b->n_sessions && !result; s++)
+            result = repeat_to(b, s, depth, error);
+        for (size_t s = 0; s < b->n_sessions && !result; s++)
+            rondo_session_snapshot(b->sessions[s]);
+        return result;
+    }
     int64_t from = (int64_t)rondo_session_truncate(b->sessions[0], (size_t)depth);
     int64_t n = depth - from, calls = (n + b->options->chunk - 1) / b->options->chunk;
     double bandwidth = n ? cli_yardstick_read_bandwidth(b->engine.device) : 0;
     double start = cli_time();
-    int result = feed(b, 0, n, error);
+    result = feed(b, 0, n, error);
     double seconds = cli_time() - start;
     if (!result && n) {
         struct cli_bench_row *row = add_row(b, "fill", n, from, 1, error);

@@ -360,6 +360,12 @@ RONDO_API struct rondo_session *rondo_session_fork(struct rondo_session *session
  * oldest snapshot gives way when all are in use. Returns the position kept, 0 when there is none. */
 RONDO_API size_t rondo_session_snapshot(struct rondo_session *session);
 
+/* Makes the session n tokens long by repeating the tokens it holds, whose number must be a multiple of 64, together
+ * with their keys and values; nothing is computed. What is run after that costs what it costs in a context of n
+ * tokens, and its logits mean nothing: for benchmarks. */
+RONDO_API int rondo_session_repeat(struct rondo_session *session, size_t n,
+                                   struct rondo_error *error);
+
 /* Evaluates a tree of draft tokens on top of the session without changing it: parents[i] < i, or -1 for
  * the session's last token. logits: [n, V]. Replaces the drafts of an earlier call. */
 RONDO_API int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,

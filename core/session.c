@@ -281,3 +281,32 @@ struct rondo_session *rondo_session_fork(struct rondo_session *session, struct r
     }
     return fork;
 }
+
+/* ---- repetition ------------------------------------------------------------------------------- */
+
+int rondo_session_repeat(struct rondo_session *session, size_t n, struct rondo_error *error)
+{
+    struct rondo_cache *cache = &session->context->cache;
+    int32_t period = session->length, limit = session->context->settings.max_context;
+    if (!period || period % RONDO_CHUNK)
+        return rondo_fail(error, RONDO_USAGE,
+                          "repeat: the session holds %d tokens (want a multiple of %d)", period,
+                          RONDO_CHUNK);
+    if (n < (size_t)period || n > (size_t)limit)
+        return rondo_fail(error, RONDO_USAGE, "repeat: out of range (got %zu, want %d to %d)", n,
+                          period, limit);
+    int32_t more = (int32_t)n - period;
+    if (rondo_session_pages_needed(session, more) > cache->n_free_pages)
+        return rondo_fail(error, RONDO_FAILED, "repeat: too few KV pages (got %d free, want %d)",
+                          cache->n_free_pages, rondo_session_pages_needed(session, more));
+    rondo_session_make_room(session, more);
+    for (int32_t i = period / RONDO_CHUNK; i < session->n_pages; i++)
+        rondo_cache_copy_page(cache, session->page_table[i],
+                              session->page_table[i % (period / RONDO_CHUNK)]);
+    for (int32_t i = period; i < (int32_t)n; i++)
+        session->tokens[i] = session->tokens[i - period];
+    session->length = (int32_t)n;
+    session->n_drafts = 0;
+    cache->device->synchronize(cache->device);
+    return rondo_device_status(cache->device, error);
+}

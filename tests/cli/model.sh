@@ -131,6 +131,9 @@ expect 0 bench -m "$model" --prefill 16 --decode 2 --depth 64 --batch 1,2 --repe
 for key in test tokens depth batch tok_s gb_s bandwidth_gb_s bandwidth_share; do
     [ "$(grep -c "\"$key\":[\"0-9]" "$work/bench.json")" = 4 ] || fail "bench: key $key is not in all rows"
 done
+expect 0 bench -m "$model" --prefill 4 --decode 2 --depth 0,100 --batch 1,2 --repeat 2 --fill repeat --csv --quiet
+[ "$(grep -c '^decode,' "$work/out")" = 4 ] || fail "bench --fill repeat: not four rows of decoding"
+grep -q '^fill,' "$work/out" && fail "bench --fill repeat times a prompt"
 expect 1 bench -m "$model" --depth 600 --quiet
 one_line
 says "got"

@@ -247,6 +247,50 @@ static void test_same_prompt_again(void)
 
 /* The settings of a context make another one like it; without snapshots there is none to return to, and a file
  * with one is loaded without it. */
+/* Repetition takes pages and copies them, and gives them back like any others. */
+static void test_repeat(void)
+{
+    struct rondo_context_options options = {
+        .max_context = LONGEST, .max_sessions = 2, .snapshots = 1};
+    struct rondo_context *context = make(&options);
+    struct rondo_session *session = begin(context);
+    int32_t free = context->cache.n_free_pages;
+    EXPECT(rondo_session_repeat(session, 64, &error) == RONDO_USAGE, "%s", error.message);
+    go_on(session, 63);
+    EXPECT(rondo_session_repeat(session, 128, &error) == RONDO_USAGE, "%s", error.message);
+    go_on(session, 1);
+    EXPECT(rondo_session_repeat(session, 63, &error) == RONDO_USAGE, "%s", error.message);
+    EXPECT(rondo_session_repeat(session, LONGEST + 1, &error) == RONDO_USAGE, "%s", error.message);
+    MUST(!rondo_session_repeat(session, 64, &error));
+    go_on(session, 1); /* nothing has changed */
+    EXPECT(rondo_session_truncate(session, 64) == 64, "length %zu", rondo_session_length(session));
+    rondo_session_snapshot(session);
+    MUST(!rondo_session_repeat(session, 150, &error));
+    EXPECT(rondo_session_length(session) == 150, "length %zu", rondo_session_length(session));
+    EXPECT(context->cache.n_free_pages == free - 3, "%d pages", free - context->cache.n_free_pages);
+    for (int i = 0; i < 150; i++)
+        EXPECT(rondo_session_tokens(session)[i] == tokens[i % 64], "token %d", i);
+    for (int32_t l = 0; l < context->cache.n_layers; l++) {
+        size_t size = rondo_cache_page_bytes(&context->cache);
+        const char *k = context->cache.kv[l].k, *v = context->cache.kv[l].v;
+        for (int i = 1; k && i < 3; i++) {
+            size_t at = (size_t)session->page_table[i] * size,
+                   from = (size_t)session->page_table[0] * size;
+            EXPECT(at != from && !memcmp(k + at, k + from, size) && !memcmp(v + at, v + from, size),
+                   "layer %d, page %d", l, i);
+        }
+    }
+    float out[V];
+    struct rondo_run_item item = {session, tokens, 10, RONDO_LOGITS_LAST, out};
+    MUST(!rondo_context_run(context, &item, 1, &error));
+    EXPECT(rondo_session_truncate(session, 64) == 64, "length %zu", rondo_session_length(session));
+    go_on(session, LONGEST - 64); /* the first tokens are as they were */
+    rondo_session_destroy(session);
+    EXPECT(context->cache.n_free_pages == free, "%d pages are lost",
+           free - context->cache.n_free_pages);
+    rondo_context_destroy(context);
+}
+
 static void test_settings(void)
 {
     char path[] = "/tmp/rondo-test-session-XXXXXX";
@@ -357,6 +401,7 @@ int main(int argc, char **argv)
         test_same_prompt_again();
         test_files();
         test_files_keep_secrets();
+        test_repeat();
         test_settings();
         free(expected);
         rondo_device_close(device);
