@@ -76,8 +76,25 @@ static void LEVEL(swiglu_row)(const struct rondo_op_swiglu *op, int64_t row, int
     }
 }
 
+/* The largest value first, then where it first stands. */
+static void LEVEL(argmax_row)(const struct rondo_op_argmax *op, int64_t row)
+{
+    const float *x = rondo_tensor_row(&op->x, row);
+    int64_t n = rondo_tensor_columns(&op->x), whole = n / 16 * 16, i;
+    v16 largest = v_set(-INFINITY);
+    for (i = 0; i < whole; i += 16)
+        largest = v_max(v_load(x + i), largest); /* the second when the first is a NaN */
+    float value = v_largest(largest);
+    for (; i < n; i++)
+        value = x[i] > value ? x[i] : value;
+    for (i = 0; i < n && x[i] != value; i++)
+        ;
+    op->ids[row] = i < n ? (int32_t)i : -1;
+}
+
 const struct rondo_basic_kernels LEVEL(rondo_basic_kernels) = {
     .embedding = LEVEL(embedding_row),
     .quantize = LEVEL(quantize_row),
     .swiglu = LEVEL(swiglu_row),
+    .argmax = LEVEL(argmax_row),
 };

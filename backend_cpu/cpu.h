@@ -106,6 +106,7 @@ void rondo_router_ref(struct rondo_device *device, const struct rondo_op_router 
 void rondo_group_tokens_ref(struct rondo_device *device, const struct rondo_op_group_tokens *op);
 void rondo_swiglu_ref(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void rondo_combine_ref(struct rondo_device *device, const struct rondo_op_combine *op);
+void rondo_argmax_ref(struct rondo_device *device, const struct rondo_op_argmax *op);
 
 /* The one measure of read bandwidth that benchmarks compare with: bytes per second at which the device's
  * threads read a buffer of `size` bytes once, best of `repeats`. */

@@ -50,6 +50,7 @@ size_t GPU(linear_attention_workspace)(const struct gpu_device *device,
 size_t GPU(softmax_attention_workspace)(const struct gpu_device *device,
                                         const struct rondo_limits *limits);
 size_t GPU(moe_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+size_t GPU(argmax_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
 
 /* ---- one entry per op: launches on device->stream ------------------------------------------------ */
 
@@ -68,6 +69,7 @@ void GPU(router)(struct rondo_device *device, const struct rondo_op_router *op);
 void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_tokens *op);
 void GPU(swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op);
+void GPU(argmax)(struct rondo_device *device, const struct rondo_op_argmax *op);
 
 /* Why an op's arguments can not be done here, in words, or NULL; one per family that has limits. */
 const char *GPU(gemm_supports)(const struct gpu_device *device, const struct rondo_op_gemm *op);

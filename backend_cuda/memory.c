@@ -177,10 +177,8 @@ typedef size_t workspace_function(const struct gpu_device *device,
 static uint64_t workspace_size(struct rondo_device *device, const struct rondo_limits *limits)
 {
     static workspace_function *const families[] = {
-        GPU(gemm_workspace),
-        GPU(linear_attention_workspace),
-        GPU(softmax_attention_workspace),
-        GPU(moe_workspace),
+        GPU(gemm_workspace), GPU(linear_attention_workspace), GPU(softmax_attention_workspace),
+        GPU(moe_workspace),  GPU(argmax_workspace),
     };
     size_t largest = 0;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {

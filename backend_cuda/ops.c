@@ -26,6 +26,7 @@ SLOT(router)
 SLOT(group_tokens)
 SLOT(swiglu)
 SLOT(combine)
+SLOT(argmax)
 #undef SLOT
 
 /* ---- what can be done ------------------------------------------------------------------------------ */
@@ -117,6 +118,7 @@ void GPU(set_ops)(struct rondo_device *device)
         .group_tokens = run_group_tokens,
         .swiglu = run_swiglu,
         .combine = run_combine,
+        .argmax = run_argmax,
     };
     device->supports = supports;
     device->fallback = fallback;

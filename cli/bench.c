@@ -143,7 +143,7 @@ struct bench {
     struct rondo_session **sessions; /* [n_sessions] */
     struct rondo_run_item *items;    /* [n_sessions] */
     int32_t *tokens;                 /* [max(chunk, n_sessions)] */
-    float *logits;                   /* [n_sessions, V] */
+    int32_t *best;                   /* [n_sessions] */
     size_t n_sessions;
     int64_t max_depth, max_prefill;
     int threads;
@@ -215,7 +215,7 @@ static struct cli_bench_row *add_row(struct bench *b, const char *test, int64_t 
 
 /* ---- running ------------------------------------------------------------------------------------- */
 
-/* Appends n random tokens to session s, in calls of --chunk, with the logits of the last. */
+/* Appends n random tokens to session s, in calls of --chunk, and takes the best of the last's logits. */
 static int feed(struct bench *b, size_t s, int64_t n, struct rondo_error *error)
 {
     int result = RONDO_OK;
@@ -228,7 +228,7 @@ static int feed(struct bench *b, size_t s, int64_t n, struct rondo_error *error)
             .tokens = b->tokens,
             .n = (size_t)piece,
             .logits = last ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
-            .out = last ? b->logits : NULL,
+            .best = last ? b->best : NULL,
         };
         result = rondo_context_run(b->engine.context, &item, 1, error);
         done += piece;
@@ -248,7 +248,6 @@ static int reach(struct bench *b, size_t s, int64_t depth, struct rondo_error *e
 /* Decodes n tokens in each of the first `batch` sessions. */
 static int decode(struct bench *b, size_t batch, int64_t n, struct rondo_error *error)
 {
-    size_t vocab_size = (size_t)rondo_model_config(b->engine.model)->vocab_size;
     int result = RONDO_OK;
     for (int64_t step = 0; step < n && !result; step++) {
         random_tokens(b, batch);
@@ -258,7 +257,7 @@ static int decode(struct bench *b, size_t batch, int64_t n, struct rondo_error *
                 .tokens = &b->tokens[s],
                 .n = 1,
                 .logits = RONDO_LOGITS_LAST,
-                .out = b->logits + s * vocab_size,
+                .best = &b->best[s],
             };
         result = rondo_context_run(b->engine.context, b->items, batch, error);
     }
@@ -498,8 +497,8 @@ static int start(struct bench *b, struct rondo_error *error)
     b->sessions = calloc(b->n_sessions, sizeof *b->sessions);
     b->items = calloc(b->n_sessions, sizeof *b->items);
     b->tokens = calloc(n_tokens, sizeof *b->tokens);
-    b->logits = calloc(b->n_sessions * (size_t)config->vocab_size, sizeof *b->logits);
-    if (!b->sessions || !b->items || !b->tokens || !b->logits)
+    b->best = calloc(b->n_sessions, sizeof *b->best);
+    if (!b->sessions || !b->items || !b->tokens || !b->best)
         return rondo_fail(error, RONDO_FAILED, "out of memory");
     for (size_t s = 0; s < b->n_sessions; s++)
         if (!(b->sessions[s] = rondo_session_create(b->engine.context, error)))
@@ -556,7 +555,7 @@ static void release(struct bench *b)
     free(b->sessions);
     free(b->items);
     free(b->tokens);
-    free(b->logits);
+    free(b->best);
     cli_engine_close(&b->engine);
 }
 

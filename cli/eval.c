@@ -131,8 +131,8 @@ struct lane {
     struct rondo_session *session;
     size_t problem;
     bool busy;
-    size_t fed;    /* tokens of the problem that the session holds */
-    float *logits; /* [V] after them */
+    size_t fed;   /* tokens of the problem that the session holds */
+    int32_t best; /* the token after them */
 };
 
 struct evaluation {
@@ -140,12 +140,10 @@ struct evaluation {
     struct cli_engine engine;
     struct rondo_tokenizer *tokenizer;
     struct rondo_chat_template *template; /* NULL with --plain */
-    struct rondo_sampler *sampler;
     struct cli_suite suite;
     struct cli_eval_result *results; /* [suite.n] */
     struct lane *lanes;              /* [n_lanes] */
     struct rondo_run_item *items;    /* [n_lanes] */
-    float *logits;                   /* [n_lanes, V] */
     size_t n_lanes, next, done, right;
     double seconds;
 };
@@ -218,7 +216,6 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
 {
     const struct rondo_config *config = rondo_model_config(e->engine.model);
     size_t n = (size_t)e->options->batch < e->suite.n ? (size_t)e->options->batch : e->suite.n;
-    size_t V = (size_t)config->vocab_size;
     int result = cli_check_length("suite", (size_t)longest, config->max_position_embeddings, error);
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)e->options->device.mode,
@@ -231,19 +228,12 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
         result = cli_engine_start(&e->engine, &settings, error);
     if (result)
         return result;
-    struct rondo_sampler_options greedy;
-    rondo_sampler_defaults(&greedy);
-    greedy.temperature = 0;
-    if (!(e->sampler = rondo_sampler_create(config->vocab_size, &greedy, error)))
-        return error->status;
     e->lanes = calloc(n, sizeof *e->lanes);
     e->items = calloc(n, sizeof *e->items);
-    e->logits = malloc(n * V * sizeof *e->logits);
-    if (!e->lanes || !e->items || !e->logits)
+    if (!e->lanes || !e->items)
         return rondo_fail(error, RONDO_FAILED, "out of memory");
     for (e->n_lanes = 0; e->n_lanes < n; e->n_lanes++) {
         struct lane *lane = &e->lanes[e->n_lanes];
-        lane->logits = e->logits + e->n_lanes * V;
         if (!(lane->session = rondo_session_create(e->engine.context, error)))
             return error->status;
     }
@@ -282,8 +272,6 @@ static void close_all(struct evaluation *e)
     free(e->results);
     free(e->lanes);
     free(e->items);
-    free(e->logits);
-    rondo_sampler_destroy(e->sampler);
     rondo_chat_template_close(e->template);
     rondo_tokenizer_close(e->tokenizer);
     cli_engine_close(&e->engine);
@@ -337,12 +325,12 @@ static int grade(struct evaluation *e, size_t index, const char *reason, struct 
     return RONDO_OK;
 }
 
-/* Picks the next token of a lane whose logits are there, and grades when it is the last. */
+/* Appends the next token of a lane, and grades when it is the last. */
 static int step(struct evaluation *e, struct lane *lane, struct rondo_error *error)
 {
     const struct rondo_config *config = rondo_model_config(e->engine.model);
     struct cli_eval_result *result = &e->results[lane->problem];
-    int32_t id = rondo_sampler_pick(e->sampler, lane->logits, result->tokens, result->n_tokens);
+    int32_t id = lane->best;
     if (id < 0)
         return rondo_fail(error, RONDO_FAILED,
                           "model: no logit of problem %s is a number; the weights may be damaged, "
@@ -373,7 +361,7 @@ static void refill(struct evaluation *e, struct lane *lane)
     lane->fed = 0;
 }
 
-/* One run of all busy lanes: what their sessions do not hold yet, and the logits after it. */
+/* One run of all busy lanes: what their sessions do not hold yet, and the token after it. */
 static int advance(struct evaluation *e, size_t *n_busy, struct rondo_error *error)
 {
     size_t n = 0;
@@ -387,7 +375,7 @@ static int advance(struct evaluation *e, size_t *n_busy, struct rondo_error *err
                                                 .tokens = result->tokens + lane->fed,
                                                 .n = result->n_tokens - lane->fed,
                                                 .logits = RONDO_LOGITS_LAST,
-                                                .out = lane->logits};
+                                                .best = &lane->best};
         lane->fed = result->n_tokens;
     }
     *n_busy = n;

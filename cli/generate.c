@@ -151,7 +151,7 @@ static bool is_end(const struct cli_generation *g, int32_t id)
 static int next_token(struct cli_generation *g, int32_t *id, struct rondo_error *error)
 {
     const struct rondo_config *config = rondo_model_config(rondo_context_model(g->context));
-    *id = rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
+    *id = g->has_best ? g->best : rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
     if (*id < 0)
         return rondo_fail(
             error, RONDO_FAILED,
@@ -208,8 +208,10 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
                                           .tokens = &id,
                                           .n = 1,
                                           .logits = RONDO_LOGITS_LAST,
-                                          .out = g->logits};
+                                          .out = g->greedy ? NULL : g->logits,
+                                          .best = g->greedy ? &g->best : NULL};
             result = rondo_context_run(g->context, &item, 1, error);
+            g->has_best = g->greedy;
             g->n_runs++;
         }
     }
@@ -228,7 +230,7 @@ int cli_generate(struct cli_generation *g, struct rondo_error *error)
     g->n_reused = g->n_generated = g->n_runs = g->n_text = g->n_emitted = 0;
     g->prompt_seconds = g->decode_seconds = 0;
     g->reason = NULL;
-    g->at_end_token = false;
+    g->at_end_token = g->has_best = false;
     memset(&g->stream, 0, sizeof g->stream);
     int result = append_text(g, "", 0, error);
     if (!result)

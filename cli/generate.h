@@ -22,6 +22,7 @@ struct cli_generation {
     enum cli_output output;
     int64_t max_tokens; /* -1: until the context is full */
     size_t chunk;       /* tokens per call while the prompt is read */
+    bool greedy;        /* the sampler takes the largest logit: the others can stay on the device */
     bool ignore_end;    /* go on after end tokens */
     bool special;       /* special tokens are part of the text */
 
@@ -39,6 +40,8 @@ struct cli_generation {
     size_t n_text, text_capacity;
 
     float *logits; /* [V] */
+    int32_t best;  /* id of the largest of them */
+    bool has_best; /* best is known, and logits are not */
     size_t n_emitted;
     struct rondo_utf8_stream stream;
 };

@@ -221,8 +221,9 @@ static void compare_logits(struct comparison *c, int32_t n)
     size_t V = (size_t)c->a->model->config.vocab_size;
     for (int32_t i = 0; i < n; i++) {
         float *out_a = c->host_a, *out_b = c->host_b;
-        rondo_run_logits(c->a, i, 1, &out_a);
-        rondo_run_logits(c->b, i, 1, &out_b);
+        struct rondo_logit_target target_a = {.logits = out_a}, target_b = {.logits = out_b};
+        rondo_run_logits(c->a, i, 1, &target_a);
+        rondo_run_logits(c->b, i, 1, &target_b);
         synchronize(c);
         accumulate(find_row(c, "logits", -1), out_a, out_b, (int64_t)V);
     }

@@ -142,7 +142,7 @@ static int create_run(struct rondo_context *context)
     context->run.sequence_of = calloc(T, sizeof(int32_t));
     context->run.parent = calloc(T, sizeof(int32_t));
     context->run.logit_row = calloc(T, sizeof(int32_t));
-    context->run.logit_out = calloc(T, sizeof *context->run.logit_out);
+    context->run.logit_targets = calloc(T, sizeof *context->run.logit_targets);
     context->run.sequences = calloc(B, sizeof *context->run.sequences);
     context->run.page_rows = calloc(B, sizeof *context->run.page_rows);
     context->run.n_pages = calloc(B, sizeof *context->run.n_pages);
@@ -151,7 +151,7 @@ static int create_run(struct rondo_context *context)
         context->device->allocate(context->device, rondo_run_bytes(&context->settings));
     return !context->sessions || !context->run.token || !context->run.position ||
            !context->run.sequence_of || !context->run.parent || !context->run.logit_row ||
-           !context->run.logit_out || !context->run.sequences || !context->run.page_rows ||
+           !context->run.logit_targets || !context->run.sequences || !context->run.page_rows ||
            !context->run.n_pages || !context->run.packed || !context->batch_memory;
 }
 
@@ -261,7 +261,7 @@ void rondo_context_destroy(struct rondo_context *context)
     free(context->run.sequence_of);
     free(context->run.parent);
     free(context->run.logit_row);
-    free(context->run.logit_out);
+    free(context->run.logit_targets);
     free(context->run.sequences);
     free(context->run.page_rows);
     free(context->run.n_pages);
@@ -329,9 +329,9 @@ static int check_items(const struct rondo_context *context, const struct rondo_r
                 return rondo_fail(error, RONDO_USAGE, "item %zu: its session is item %zu's too", i,
                                   j);
         }
-        if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out)
-            return rondo_fail(error, RONDO_USAGE, "item %zu: logits are asked for and out is NULL",
-                              i);
+        if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out && !item->best)
+            return rondo_fail(error, RONDO_USAGE,
+                              "item %zu: logits are asked for, and out and best are NULL", i);
         size_t room = (size_t)(context->settings.max_context - item->session->length);
         if (item->n > room)
             return rondo_fail(
@@ -354,16 +354,18 @@ static int check_items(const struct rondo_context *context, const struct rondo_r
 
 /* Where the logits of an item's tokens [from, from + n) go, and how many rows there are. */
 static int32_t logit_targets(const struct rondo_context *context, const struct rondo_run_item *item,
-                             size_t from, size_t n, float **out)
+                             size_t from, size_t n, struct rondo_logit_target *targets)
 {
     size_t V = (size_t)context->model->config.vocab_size;
     if (item->logits == RONDO_LOGITS_ALL) {
-        for (size_t i = 0; i < n; i++)
-            out[i] = item->out + (from + i) * V;
+        for (size_t i = 0; i < n; i++) {
+            targets[i].logits = item->out ? item->out + (from + i) * V : NULL;
+            targets[i].best = item->best ? item->best + from + i : NULL;
+        }
         return (int32_t)n;
     }
     if (item->logits == RONDO_LOGITS_LAST && from + n == item->n) {
-        out[0] = item->out;
+        *targets = (struct rondo_logit_target){item->out, item->best};
         return 1;
     }
     return 0;
@@ -393,7 +395,7 @@ static void fill_run(struct rondo_context *context, struct cursor *at)
         if (n) {
             rondo_session_make_room(item->session, (int32_t)n);
             int32_t rows = logit_targets(context, item, at->token, n,
-                                         context->run.logit_out + context->run.n_logits);
+                                         context->run.logit_targets + context->run.n_logits);
             rondo_run_add(context, item->session, item->tokens + at->token, NULL, (int32_t)n, rows);
         }
         at->token += n;
@@ -437,7 +439,7 @@ int rondo_context_run(struct rondo_context *context, const struct rondo_run_item
             continue;
         rondo_run_upload(context);
         rondo_run_layers(context);
-        rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_out);
+        rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_targets);
         if ((status = rondo_run_end(context, error))) {
             empty_run(&start, &cursor);
             return status;

@@ -33,6 +33,12 @@ struct rondo_decode_class {
 
 #define RONDO_DECODE_CLASSES 64
 
+/* What is wanted of a row of logits; NULL: not that. */
+struct rondo_logit_target {
+    float *logits; /* [V] */
+    int32_t *best; /* [1] id of the largest, see struct rondo_run_item */
+};
+
 struct rondo_context {
     struct rondo_model *model;
     struct rondo_device *device;
@@ -50,8 +56,8 @@ struct rondo_context {
         const int32_t **page_rows;                        /* [max_sessions] sessions' page tables */
         int32_t *n_pages;                                 /* [max_sessions] of them */
         int32_t *logit_row;                               /* [max_batch_tokens] */
-        float **logit_out; /* [max_batch_tokens] where each row goes */
-        char *packed;      /* [rondo_run_bytes] all arrays as they go to the device */
+        struct rondo_logit_target *logit_targets; /* [max_batch_tokens] where each row goes */
+        char *packed; /* [rondo_run_bytes] all arrays as they go to the device */
         int32_t n_tokens, n_sequences, n_logits;
         int32_t rows;        /* tokens of the batch: n_tokens and padding */
         int32_t first_logit; /* of the slice of logits that runs */
@@ -91,8 +97,9 @@ void rondo_run_upload(struct rondo_context *context);
 void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end);
 /* Runs all steps before the logits'. */
 void rondo_run_layers(struct rondo_context *context);
-/* Makes `n` rows of logits from row `first` of those asked for, in slices; row first + i goes to out[i]. */
-void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n, float *const *out);
+/* Makes `n` rows of logits from row `first` of those asked for, in slices; row first + i goes to targets[i]. */
+void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n,
+                      const struct rondo_logit_target *targets);
 /* Waits for the device. Fails when the device has failed or when a check of steps has found something: what
  * the run wrote, caches included, is worth nothing then. */
 int rondo_run_end(struct rondo_context *context, struct rondo_error *error);

@@ -294,6 +294,13 @@ static void check_combine(struct check *check, const struct rondo_op_combine *op
     }
 }
 
+static void check_argmax(struct check *check, const struct rondo_op_argmax *op)
+{
+    want(check, op->x.dtype == RONDO_F32, "x", "is not f32");
+    want_tensor(check, "x", &op->x, op->x.shape[0], op->x.shape[1]);
+    want(check, op->ids != NULL, "ids", "are missing");
+}
+
 static void check_accept(struct check *check, const struct rondo_op_accept *op)
 {
     want(check, op->slot >= 0 && op->start >= 0 && op->n >= 0, "slot", "or a count is negative");
@@ -348,6 +355,9 @@ int rondo_op_check(enum rondo_op op, const void *args, const char *label, struct
         break;
     case RONDO_OP_COMBINE:
         check_combine(&check, args);
+        break;
+    case RONDO_OP_ARGMAX:
+        check_argmax(&check, args);
         break;
     case RONDO_OP_COUNT:
         want(&check, false, "op", "is unknown");

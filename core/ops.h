@@ -291,6 +291,13 @@ static inline struct rondo_op_rmsnorm rondo_combine_norm(const struct rondo_op_c
     return norm;
 }
 
+/* ids[t] = index of the largest value of row t: the lowest one of equals, never a NaN; -1 when the row has no
+ * number. Exact. */
+struct rondo_op_argmax {
+    struct rondo_tensor x; /* [T, N] f32 */
+    int32_t *ids;          /* [T] */
+};
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 enum rondo_op {
@@ -308,6 +315,7 @@ enum rondo_op {
     RONDO_OP_GROUP_TOKENS,
     RONDO_OP_SWIGLU,
     RONDO_OP_COMBINE,
+    RONDO_OP_ARGMAX,
     RONDO_OP_COUNT
 };
 
@@ -332,6 +340,7 @@ struct rondo_ops {
     void (*group_tokens)(struct rondo_device *device, const struct rondo_op_group_tokens *op);
     void (*swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
     void (*combine)(struct rondo_device *device, const struct rondo_op_combine *op);
+    void (*argmax)(struct rondo_device *device, const struct rondo_op_argmax *op);
 };
 
 /* Largest sizes a plan will ask for; a device makes its workspace from them, so that no op allocates. */

@@ -428,7 +428,8 @@ static void add_embedding(struct builder *b)
     bind(b, step, FIELD(embedding.out), plan->hidden, RONDO_USE_OUT);
 }
 
-/* The last norm and the head run on chosen rows only. The head's input is never quantised. */
+/* The last norm and the head run on chosen rows only. The head's input is never quantised. The last step, which
+ * takes the best of a row, runs only where that is asked for. */
 static void add_logits(struct builder *b)
 {
     struct rondo_plan *plan = b->plan;
@@ -447,6 +448,11 @@ static void add_logits(struct builder *b)
     bind(b, step, FIELD(gemm.part) + offsetof(struct rondo_gemm_part, out), plan->logits,
          RONDO_USE_OUT);
     count_product(plan, step, &plan->weights->lm_head, 1);
+
+    plan->best = add_value(b, "best", RONDO_I32, RONDO_ROWS_LOGITS, 1);
+    step = add_step(b, RONDO_OP_ARGMAX, "argmax");
+    bind(b, step, FIELD(argmax.x), plan->logits, RONDO_USE_IN);
+    bind_pointer(b, step, FIELD(argmax.ids), plan->best, RONDO_USE_OUT);
     /* These steps run once for every slice of rows: what they read outlives what they write. */
     if (!plan->out_of_memory)
         plan->values[plan->hidden].last = plan->n_steps - 1;
@@ -461,7 +467,7 @@ int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
                                 .mode = mode,
                                 .act = mode == RONDO_MODE_F32 ? RONDO_F32 : RONDO_BF16,
                                 .limits = *limits};
-    plan->logit_rows = limits->tokens < 64 ? limits->tokens : 64;
+    plan->logit_rows = limits->tokens < RONDO_LOGIT_ROWS ? limits->tokens : RONDO_LOGIT_ROWS;
     plan->layer_first = calloc((size_t)config->num_hidden_layers + 1, sizeof *plan->layer_first);
     if (!plan->layer_first)
         plan->out_of_memory = true;

@@ -43,6 +43,7 @@ union rondo_op_args {
     struct rondo_op_group_tokens group_tokens;
     struct rondo_op_swiglu swiglu;
     struct rondo_op_combine combine;
+    struct rondo_op_argmax argmax;
 };
 
 enum rondo_use { RONDO_USE_IN, RONDO_USE_OUT, RONDO_USE_IN_OUT };
@@ -58,6 +59,7 @@ struct rondo_binding {
 };
 
 #define RONDO_MAX_BINDINGS 8
+#define RONDO_LOGIT_ROWS 64
 
 struct rondo_step {
     enum rondo_op op;
@@ -87,7 +89,7 @@ struct rondo_plan {
     enum rondo_mode mode;
     enum rondo_dtype act;
     struct rondo_limits limits;
-    int32_t logit_rows; /* rows of a slice of logits */
+    int32_t logit_rows; /* rows of a slice of logits, at most RONDO_LOGIT_ROWS */
 
     struct rondo_value *values; /* [n_values] */
     int32_t n_values, values_capacity;
@@ -95,8 +97,8 @@ struct rondo_plan {
     int32_t n_steps, steps_capacity;
     struct rondo_fusion *fusions; /* [n_fusions] */
     int32_t n_fusions, fusions_capacity;
-    int32_t *layer_first;   /* [L + 1] first step of a layer; [L] is the first step of the logits */
-    int32_t hidden, logits; /* values */
+    int32_t *layer_first; /* [L + 1] first step of a layer; [L] is the first of the logits */
+    int32_t hidden, logits, best; /* values; best: ids that only the last step makes */
     const char *labels[32];
     int32_t n_labels;
     bool out_of_memory;

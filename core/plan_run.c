@@ -19,6 +19,7 @@ static const char *const op_names[RONDO_OP_COUNT] = {
     [RONDO_OP_GROUP_TOKENS] = "group_tokens",
     [RONDO_OP_SWIGLU] = "swiglu",
     [RONDO_OP_COMBINE] = "combine",
+    [RONDO_OP_ARGMAX] = "argmax",
 };
 
 const char *rondo_op_name(enum rondo_op op)
@@ -69,6 +70,9 @@ void rondo_step_run(const struct rondo_step *step, struct rondo_device *device)
         break;
     case RONDO_OP_COMBINE:
         ops->combine(device, &args->combine);
+        break;
+    case RONDO_OP_ARGMAX:
+        ops->argmax(device, &args->argmax);
         break;
     case RONDO_OP_ACCEPT: /* not a step of a plan */
     case RONDO_OP_COUNT:

@@ -324,10 +324,14 @@ struct rondo_run_item {
     const int32_t *tokens; /* [n] */
     size_t n;              /* 0 is allowed and does nothing */
     enum rondo_logits logits;
-    float *out; /* LAST: [V]; ALL: [n, V]; NULL with NONE */
+    float *out;    /* LAST: [V]; ALL: [n, V]; may be NULL with NONE, or with `best` */
+    int32_t *best; /* LAST: [1]; ALL: [n]; NULL: not wanted. See below */
 };
 
-/* Appends tokens to several sessions at once, each session at most once. Any mix of prompts, pieces of
+/* `best` is what greedy sampling takes of each row of logits: the id of the largest, the lowest one of equals, -1
+ * when none is a number. Without `out` the logits stay on the device.
+ *
+ * Appends tokens to several sessions at once, each session at most once. Any mix of prompts, pieces of
  * prompts and single tokens is the same call. The numbers of a session do not depend on the other
  * items, on their order, or on how a prompt is cut. Cuts runs longer than max_batch_tokens itself.
  * When the device fails, or a check of steps finds something, the sessions it was working on are empty

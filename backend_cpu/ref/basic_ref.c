@@ -1,4 +1,4 @@
-/* Reference of the basic family: embedding, quantize, swiglu. Orders stand in core/ops.h. */
+/* Reference of the basic family: embedding, quantize, swiglu, argmax. Orders stand in core/ops.h. */
 #include "backend_cpu/basic.h"
 #include "core/numbers.h"
 
@@ -72,8 +72,26 @@ void rondo_swiglu_ref(struct rondo_device *device, const struct rondo_op_swiglu 
         swiglu_row_ref(op, row, 0, rondo_tensor_columns(&op->out));
 }
 
+static void argmax_row_ref(const struct rondo_op_argmax *op, int64_t row)
+{
+    const float *x = rondo_tensor_row(&op->x, row);
+    int32_t best = -1;
+    for (int32_t i = 0; i < rondo_tensor_columns(&op->x); i++) {
+        if (x[i] == x[i] && (best < 0 || x[i] > x[best]))
+            best = i;
+    }
+    op->ids[row] = best;
+}
+
+void rondo_argmax_ref(struct rondo_device *device, const struct rondo_op_argmax *op)
+{
+    for (int64_t row = 0; row < rondo_tensor_rows(&op->x); row++)
+        argmax_row_ref(op, row);
+}
+
 const struct rondo_basic_kernels rondo_basic_kernels_ref = {
     .embedding = embedding_row_ref,
     .quantize = quantize_row_ref,
     .swiglu = swiglu_row_ref,
+    .argmax = argmax_row_ref,
 };

@@ -1,4 +1,4 @@
-/* Checks of the basic family: embedding, quantize, swiglu. */
+/* Checks of the basic family: embedding, quantize, swiglu, argmax. */
 #include "tests/check/internal.h"
 
 #include <math.h>
@@ -199,7 +199,68 @@ static void check_swiglu(struct check *check)
         swiglu_case(check, rows[i / 2], 512, i & 1 ? RONDO_BF16 : RONDO_F32, CHECK_NORMAL, 0);
 }
 
+/* ---- argmax ---------------------------------------------------------------------------------- */
+
+/* `levels`: only so many different values, for ties; 0: any. */
+static void argmax_case(struct check *check, int32_t rows, int32_t n, enum check_fill fill,
+                        int32_t levels, int32_t gap, bool special)
+{
+    check_case(check, "T=%d N=%d %s%s%s%s", rows, n, check_fill_name(fill), levels ? ", ties" : "",
+               gap ? ", strided" : "", special ? ", NaN and infinity" : "");
+    struct check_tensor *x =
+        check_tensor(check, RONDO_F32, rows, n, gap, CHECK_SCALE_NONE, fill, "x");
+    for (int64_t row = 0; row < rows; row++) {
+        float *values = rondo_tensor_row(&x->host, row);
+        for (int32_t i = 0; i < n && levels; i++)
+            values[i] = (float)check_random_range(check, -levels, 0);
+        for (int32_t i = 0; i < n && special && row % 4 == 3;
+             i++) /* none, or the last alone, is a number */
+            values[i] = row % 8 == 3 || i + 1 < n ? NAN : -INFINITY;
+        if (special)
+            values[check_random_range(check, 0, n - 1)] = row % 4 == 1 ? INFINITY : NAN;
+    }
+    check_upload(check, x->buffer);
+    struct check_buffer *ids = check_output(check, (size_t)rows * 4, "ids");
+    struct rondo_limits limits = {.tokens = rows, .max_n = n};
+    struct rondo_op_argmax op[2];
+    for (int side = 0; side < 2; side++)
+        op[side] = (struct rondo_op_argmax){.x = x->side[side], .ids = ids->data[side]};
+    check_reserve(check, &limits);
+    check_run(check, RONDO_OP_ARGMAX, &op[0], &op[1]);
+    check_compare_array(check, ids, RONDO_I32, rows, NULL, 0);
+    const int32_t *got = ids->result[CHECK_TESTED];
+    for (int64_t row = 0; row < rows && check->is_reference; row++) {
+        const float *values = rondo_tensor_row(&x->host, row);
+        bool good = got[row] >= -1 && got[row] < n;
+        for (int32_t i = 0; i < n && good; i++) {
+            bool number = values[i] == values[i];
+            good = got[row] < 0 ? !number
+                                : !number || values[i] < values[got[row]] ||
+                                      (values[i] == values[got[row]] && i >= got[row]);
+        }
+        if (!good)
+            check_fail(check, "row %lld: got %d", (long long)row, got[row]);
+    }
+    if (n > 100000)
+        check_bench(check, RONDO_OP_ARGMAX, &op[1], 4.0 * rows * n, 0);
+}
+
+static void check_argmax(struct check *check)
+{
+    static const int32_t widths[] = {1, 3, 16, 61, 128, 1000, 4099, 20001};
+    for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++)
+        for (int i = 0; i < 12; i++)
+            argmax_case(check, check_random_range(check, 0, 9), widths[w],
+                        (enum check_fill)(i % CHECK_FILLS), i % 3 ? 0 : 1 << i / 3,
+                        check_random_range(check, 0, 1) * (i & 3), i > 5);
+    argmax_case(check, 131, 300, CHECK_NORMAL, 3, 0, true);
+    argmax_case(check, check->bench ? 64 : 2, 157184, CHECK_NORMAL, 0, 0, false);
+}
+
 const struct check_family check_family_basic = {
     .name = "basic",
-    .ops = {{"embedding", check_embedding}, {"quantize", check_quantize}, {"swiglu", check_swiglu}},
+    .ops = {{"embedding", check_embedding},
+            {"quantize", check_quantize},
+            {"swiglu", check_swiglu},
+            {"argmax", check_argmax}},
 };

@@ -127,6 +127,9 @@ void check_call(struct rondo_device *device, enum rondo_op op, const void *argum
     case RONDO_OP_COMBINE:
         ops->combine(device, arguments);
         break;
+    case RONDO_OP_ARGMAX:
+        ops->argmax(device, arguments);
+        break;
     case RONDO_OP_COUNT:
         break;
     }

@@ -89,7 +89,7 @@ static long count_run(struct rondo_context *context, struct rondo_session *sessi
     for (int i = 0; i < 100; i++) {
         int32_t next = rondo_sampler_pick(sampler, logits, rondo_session_tokens(session),
                                           rondo_session_length(session));
-        struct rondo_run_item item = {session, &next, 1, RONDO_LOGITS_LAST, logits};
+        struct rondo_run_item item = {session, &next, 1, RONDO_LOGITS_LAST, logits, NULL};
         must(!rondo_context_run(context, &item, 1, &error), "run");
     }
     for (int i = 0; i < 25; i++) {

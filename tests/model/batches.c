@@ -32,7 +32,8 @@ void property_split(struct lab *lab)
             piece = 1 + lab_random(lab, largest[lab_random(lab, 4)]);
             piece = piece > n - done ? n - done : piece;
             enum rondo_logits kind = (enum rondo_logits)lab_random(lab, 3);
-            struct rondo_run_item item = {session, tokens + done, piece, kind, kind ? got : NULL};
+            struct rondo_run_item item = {session, tokens + done,     piece,
+                                          kind,    kind ? got : NULL, NULL};
             MUST(lab, !rondo_context_run(context, &item, 1, &error));
             if (kind == RONDO_LOGITS_ALL)
                 lab_compare(lab, "all rows of a piece", got, want + done * lab->vocab_size, piece);
@@ -92,8 +93,8 @@ static size_t run_some(struct lab *lab, struct rondo_context *context, struct ba
         if (lab_random(lab, 3) == 0)
             continue;
         float *out = item->got + item->done * lab->vocab_size;
-        items[n_items++] = (struct rondo_run_item){item->session, item->tokens + item->done, piece,
-                                                   RONDO_LOGITS_ALL, out};
+        items[n_items++] = (struct rondo_run_item){
+            item->session, item->tokens + item->done, piece, RONDO_LOGITS_ALL, out, NULL};
         item->done += piece;
     }
     MUST(lab, !rondo_context_run(context, items, n_items, &error));
@@ -188,4 +189,60 @@ void property_threads(struct lab *lab)
     for (int i = 0; i < 2; i++)
         free(got[i]);
     free(want);
+}
+
+/* What a greedy sampler takes of each row. */
+static void expect_best(struct lab *lab, const char *what, const int32_t *got, const float *logits,
+                        size_t rows)
+{
+    struct rondo_sampler_options options;
+    struct rondo_sampler *sampler;
+    rondo_sampler_defaults(&options);
+    MUST(lab, sampler = rondo_sampler_create((int32_t)lab->vocab_size, &options, &error));
+    for (size_t i = 0; i < rows; i++) {
+        int32_t want = rondo_sampler_pick(sampler, logits + i * lab->vocab_size, NULL, 0);
+        EXPECT(got[i] == want, "%s: %s: row %zu: got %d, want %d; seed %ju", lab->name, what, i,
+               got[i], want, (uintmax_t)lab->seed);
+    }
+    rondo_sampler_destroy(sampler);
+}
+
+/* Three sessions in one run: one wants logits, one ids, one both. More rows than a slice of logits has. */
+void property_best(struct lab *lab)
+{
+    enum { N = 85 };
+    int32_t tokens[3][N], best[3][N];
+    struct rondo_context_options options = lab_options(lab);
+    options.max_sessions = 3;
+    struct rondo_context *context = lab_context(lab, &options);
+    struct rondo_session *sessions[3];
+    struct rondo_run_item items[3];
+    float *got[3], *want[3];
+    for (int i = 0; i < 3; i++) {
+        lab_random_tokens(lab, tokens[i], N);
+        want[i] = lab_logits(lab, tokens[i], N);
+        got[i] = malloc(N * lab->vocab_size * sizeof *got[i]);
+        sessions[i] = lab_session(lab, context);
+        items[i] = (struct rondo_run_item){sessions[i],
+                                           tokens[i],
+                                           N,
+                                           RONDO_LOGITS_ALL,
+                                           i == 1 ? NULL : got[i],
+                                           i == 0 ? NULL : best[i]};
+    }
+    MUST(lab, !rondo_context_run(context, items, 3, &error));
+    lab_compare(lab, "logits beside ids", got[0], want[0], N);
+    lab_compare(lab, "logits with ids", got[2], want[2], N);
+    expect_best(lab, "ids alone", best[1], want[1], N);
+    expect_best(lab, "ids with logits", best[2], want[2], N);
+    rondo_session_truncate(sessions[1], 0);
+    items[1].logits = RONDO_LOGITS_LAST;
+    MUST(lab, !rondo_context_run(context, &items[1], 1, &error));
+    expect_best(lab, "id of the last row", best[1], want[1] + (N - 1) * lab->vocab_size, 1);
+    for (int i = 0; i < 3; i++) {
+        rondo_session_destroy(sessions[i]);
+        free(want[i]);
+        free(got[i]);
+    }
+    rondo_context_destroy(context);
 }

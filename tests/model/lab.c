@@ -43,7 +43,7 @@ void lab_run(struct lab *lab, struct rondo_context *context, struct rondo_sessio
              const int32_t *tokens, size_t n, float *out)
 {
     struct rondo_run_item item = {session, tokens, n, out ? RONDO_LOGITS_ALL : RONDO_LOGITS_NONE,
-                                  out};
+                                  out,     NULL};
     MUST(lab, !rondo_context_run(context, &item, 1, &error));
 }
 

@@ -83,7 +83,7 @@ static int run_one(struct rondo_context *context, struct rondo_session *session,
                    const int32_t *tokens, size_t n, enum rondo_logits logits, float *out,
                    struct rondo_error *error)
 {
-    struct rondo_run_item item = {session, tokens, n, logits, out};
+    struct rondo_run_item item = {session, tokens, n, logits, out, NULL};
     return rondo_context_run(context, &item, 1, error);
 }
 
@@ -102,8 +102,8 @@ static void refuse_runs(struct lab *lab, struct rondo_context *context,
             run_one(context, session, many, LAB_CONTEXT - n + 1, RONDO_LOGITS_NONE, NULL, &error));
     REFUSED(RONDO_FAILED,
             run_one(context, session, many, SIZE_MAX / 2, RONDO_LOGITS_NONE, NULL, &error));
-    struct rondo_run_item twice[2] = {{session, many, 1, RONDO_LOGITS_NONE, NULL},
-                                      {session, many, 1, RONDO_LOGITS_NONE, NULL}};
+    struct rondo_run_item twice[2] = {{session, many, 1, RONDO_LOGITS_NONE, NULL, NULL},
+                                      {session, many, 1, RONDO_LOGITS_NONE, NULL, NULL}};
     REFUSED(RONDO_USAGE, rondo_context_run(context, twice, 2, &error));
     REFUSED(RONDO_USAGE, run_one(lab->plain, session, many, 1, RONDO_LOGITS_NONE, NULL, &error));
     MUST(lab, !run_one(context, session, NULL, 0, RONDO_LOGITS_NONE, NULL, &error));
