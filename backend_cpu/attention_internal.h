@@ -46,6 +46,8 @@ struct rondo_attention_kernels {
     void (*multiply)(float *to, const float *x, const float *y, int32_t n);
     /* total[i] = fma(total[i], f, part[i] * g). */
     void (*merge)(float *total, const float *part, float f, float g, int32_t n);
+    /* to[i] = codes[i], exact in f32 and in bf16. */
+    void (*decode)(void *to, enum rondo_dtype dtype, const uint8_t *codes, int32_t n);
     /* A C-block of softmax_attention for one row: x[0 .. n-1] are dot products and become p_j; x [C] becomes zero from n
      * to the next multiple of 16. m and l move on; the factor f of the earlier part is returned (first: 0). */
     float (*softmax)(float *x, int32_t n, float scale, bool is_first, float *m, float *l);
@@ -113,6 +115,33 @@ static inline char *rondo_element(const void *data, enum rondo_dtype dtype, size
     return (char *)data + index * (dtype == RONDO_F32 ? 4 : 2);
 }
 
+/* The rows of one head in a KV cache, as core/ops.h lays them out. */
+struct rondo_kv_block {
+    char *rows;    /* [n, hd] of the cache's dtype */
+    float *scales; /* [n] of f8_e4m3, else NULL */
+};
+
+/* Block `index` of blocks of n rows. */
+static inline struct rondo_kv_block rondo_kv_block(const void *blocks, enum rondo_dtype dtype,
+                                                   int64_t index, int32_t n, int32_t head_dim)
+{
+    char *at = (char *)blocks + (size_t)index * rondo_kv_block_bytes(dtype, n, head_dim);
+    return (struct rondo_kv_block){at + rondo_kv_rows_offset(dtype, n),
+                                   dtype == RONDO_F8_E4M3 ? (float *)at : NULL};
+}
+
+/* Address of row `row`. */
+static inline char *rondo_kv_row(const struct rondo_kv_block *block, enum rondo_dtype dtype,
+                                 int32_t row, int32_t head_dim)
+{
+    return block->rows + (size_t)row * (size_t)head_dim * rondo_dtype_size(dtype);
+}
+
+static inline float rondo_kv_scale(const struct rondo_kv_block *block, int32_t row)
+{
+    return block->scales ? block->scales[row] : 1.0f;
+}
+
 /* The ancestor of a draft node that stands at `position`, the node itself included. `parent` is the
  * sequence's part of the batch array; `node_position` is where the node stands. */
 static inline int32_t rondo_draft_ancestor(const int32_t *parent, int32_t node,
@@ -129,5 +158,10 @@ static inline int32_t rondo_draft_ancestor(const int32_t *parent, int32_t node,
  * rondo_op_linear_attention. */
 void rondo_linear_fold_ref(float *state, const void *k, const void *v, enum rondo_dtype dtype,
                            const float *decay_power, int32_t head_dim);
+
+/* Token t of a sequence goes into the caches: to its page, or as a draft node. */
+void rondo_kv_store_token(const struct rondo_op_softmax_attention *op,
+                          const struct rondo_batch_sequence *sequence, const int32_t *pages,
+                          int32_t t);
 
 #endif

@@ -6,7 +6,7 @@
  *   U                a vector of VW dwords
  *   TILE_VECTORS     columns of a product's register tile, in vectors; divides 16 / VW or is a multiple of it
  *   v_zero v_set1 v_load v_store v_add v_sub v_mul v_max v_fma(a, b, c) = a * b + c
- *   v_load_bf16(const uint16_t *), v_store_bf16(uint16_t *, V), v_exp, v_maximum(V) -> float
+ *   v_load_bf16(const uint16_t *), v_store_bf16(uint16_t *, V), v_load_e4m3(const uint8_t *), v_exp, v_maximum(V) -> float
  *   v_tree(const V lanes[16 / VW]) -> float: rondo_sum_tree16
  *   v_split(V *x, V *y): of the 2 VW floats x, y, x gets the even ones and y the odd ones; v_join: and back
  *   u_zero, u_load(const void *), u_load_half (VW / 2 dwords, rest zero; VW 16 only), u_even(U), u_odd(U): the low
@@ -245,6 +245,17 @@ static void widen(float *to, const void *from, enum rondo_dtype dtype, int32_t n
         v_store(to + i, load_as_f32(from, i, is_bf16));
 }
 
+static void decode(void *to, enum rondo_dtype dtype, const uint8_t *codes, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += VW) {
+        V x = v_load_e4m3(codes + i);
+        if (dtype == RONDO_BF16)
+            v_store_bf16((uint16_t *)to + i, x);
+        else
+            v_store((float *)to + i, x);
+    }
+}
+
 static void scale(void *out, enum rondo_dtype dtype, const float *x, float factor, int32_t n)
 {
     V f = v_set1(factor);
@@ -298,4 +309,4 @@ static float softmax(float *x, int32_t n, float factor, bool is_first, float *m,
 }
 
 const struct rondo_attention_kernels KERNELS = {product,  transpose, widen,  scale,
-                                                multiply, merge,     softmax};
+                                                multiply, merge,     decode, softmax};

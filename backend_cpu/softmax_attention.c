@@ -25,7 +25,8 @@ struct scratch {
     float *factor;             /* [rows] */
     float *keys;               /* [hd, C] transposed */
     float *values;             /* [C, hd] */
-    char *k, *v;               /* [C, hd] gathered rows of a tree's path */
+    char *k, *v;               /* [C, hd] rows of a tree's path, gathered; of codes, decoded */
+    float *k_scale, *v_scale;  /* [C] of codes; 0 past the last row */
     int32_t *position, *limit; /* [rows] of tokens; rows of a block that they see */
 };
 
@@ -87,6 +88,8 @@ static size_t lay_out(struct scratch *s, char *base, int32_t hd, int32_t group)
     s->values = rondo_take(base, &used, RONDO_CHUNK * d);
     s->k = rondo_take(base, &used, RONDO_CHUNK * d);
     s->v = rondo_take(base, &used, RONDO_CHUNK * d);
+    s->k_scale = rondo_take(base, &used, RONDO_CHUNK);
+    s->v_scale = rondo_take(base, &used, RONDO_CHUNK);
     s->position = rondo_take(base, &used, rows);
     s->limit = rondo_take(base, &used, rows);
     return used;
@@ -116,8 +119,11 @@ size_t rondo_softmax_attention_workspace(const struct rondo_limits *limits, int 
 
 /* The rows of one C-block, side by side. */
 struct keys {
-    const void *k, *v;   /* [n, hd] of the cache's dtype */
-    const void *k_ahead; /* of the next block, or NULL */
+    const void *k, *v;              /* [n, hd] act */
+    const float *k_scale, *v_scale; /* [C], NULL: none */
+    const void *k_ahead,
+        *v_ahead;      /* to be asked for while keys, or values, are multiplied; or NULL */
+    size_t ahead_size; /* bytes of each */
     int32_t n;
     bool is_first; /* of its segment */
 };
@@ -127,17 +133,18 @@ struct keys {
 static void multiply_keys(const struct task *task, const struct keys *keys, int32_t first,
                           int32_t n, float *x, const char *ahead)
 {
+    enum rondo_dtype dtype = task->op->k.dtype;
     const struct rondo_op_softmax_attention *op = task->op;
     const struct rondo_attention_kernels *kernels = task->job->kernels;
     const struct scratch *s = &task->scratch;
     int32_t hd = op->head_dim, columns = (keys->n + 15) & ~15;
-    size_t size = rondo_dtype_size(op->cache.dtype);
+    size_t size = rondo_dtype_size(dtype);
     int32_t step = n <= AHEAD_ROWS ? KEY_CHANNELS : hd;
     for (int32_t d = 0; d < hd; d += step) {
         int32_t channels = hd - d < step ? hd - d : step;
-        size_t half = (size_t)channels * RONDO_CHUNK * size / 2;
-        kernels->transpose(s->keys, (const char *)keys->k + (size_t)d * size, op->cache.dtype, hd,
-                           keys->n, channels, ahead, (int64_t)half);
+        size_t half = keys->ahead_size * (size_t)channels / (size_t)hd / 2;
+        kernels->transpose(s->keys, (const char *)keys->k + (size_t)d * size, dtype, hd, keys->n,
+                           channels, ahead, (int64_t)half);
         kernels->product(
             &(struct rondo_product){.c = x,
                                     .c_stride = RONDO_CHUNK,
@@ -164,23 +171,26 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
     const struct rondo_op_softmax_attention *op = task->op;
     const struct rondo_attention_kernels *kernels = task->job->kernels;
     const struct scratch *s = &task->scratch;
-    enum rondo_dtype dtype = op->cache.dtype, v_dtype = dtype;
-    int32_t hd = op->head_dim, group = task->job->group;
+    enum rondo_dtype dtype = op->k.dtype, v_dtype = dtype;
+    int32_t hd = op->head_dim, group = task->job->group, columns = (keys->n + 15) & ~15;
     const void *v = keys->v;
     float *x = s->x + (size_t)first * RONDO_CHUNK;
-    /* The values are asked for while keys are multiplied, the next keys while values are. */
     bool asks_ahead = n <= AHEAD_ROWS;
 
-    multiply_keys(task, keys, first, n, x, asks_ahead ? v : NULL);
+    multiply_keys(task, keys, first, n, x, asks_ahead ? keys->k_ahead : NULL);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, keys->n * hd);
         v = s->values;
         v_dtype = RONDO_F32;
     }
     for (int32_t r = 0; r < n; r++) {
-        float *row = ml + 2 * (first + r);
-        s->factor[r] = kernels->softmax(x + (size_t)r * RONDO_CHUNK, limit[r / group], op->scale,
-                                        keys->is_first, &row[0], &row[1]);
+        float *row = ml + 2 * (first + r), *products = x + (size_t)r * RONDO_CHUNK;
+        if (keys->k_scale)
+            kernels->multiply(products, products, keys->k_scale, columns);
+        s->factor[r] = kernels->softmax(products, limit[r / group], op->scale, keys->is_first,
+                                        &row[0], &row[1]);
+        if (keys->v_scale)
+            kernels->multiply(products, products, keys->v_scale, columns);
     }
     struct rondo_product values = {.c = o + (size_t)first * hd,
                                    .c_stride = hd,
@@ -194,54 +204,116 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
                                    .start = keys->is_first ? RONDO_START_ZERO : RONDO_START_SCALE,
                                    .scale = s->factor,
                                    .scale_step = 1,
-                                   .ahead = asks_ahead ? keys->k_ahead : NULL,
-                                   .ahead_size = RONDO_CHUNK * (int64_t)hd *
-                                                 (int64_t)rondo_dtype_size(dtype)};
+                                   .ahead = asks_ahead ? keys->v_ahead : NULL,
+                                   .ahead_size = (int64_t)keys->ahead_size};
     rondo_product_staircase(kernels, &values, limit, group);
 }
 
-static size_t page_row(const struct task *task, int32_t position)
+static struct rondo_kv_block page_block(const struct task *task, const void *pages, int32_t block)
 {
-    return rondo_cache_row(task->pages[position / RONDO_CHUNK], task->op->kv_heads, task->kv_head,
-                           RONDO_CHUNK, position % RONDO_CHUNK, task->op->head_dim);
+    const struct rondo_op_softmax_attention *op = task->op;
+    int64_t page = task->pages[block / RONDO_CHUNK];
+    return rondo_kv_block(pages, op->cache.dtype, page * op->kv_heads + task->kv_head, RONDO_CHUNK,
+                          op->head_dim);
 }
 
-/* Rows of one page from its first on. */
+/* n rows of codes, and their scales, become rows to .. to + n - 1 of the scratch. */
+static void decode_rows(const struct task *task, const struct rondo_kv_block *block, int32_t from,
+                        int32_t n, char *rows, float *scales, int32_t to)
+{
+    enum rondo_dtype act = task->op->k.dtype;
+    int32_t hd = task->op->head_dim;
+    task->job->kernels->decode(rondo_element(rows, act, (size_t)to * (size_t)hd), act,
+                               (const uint8_t *)rondo_kv_row(block, RONDO_F8_E4M3, from, hd),
+                               n * hd);
+    memcpy(scales + to, block->scales + from, (size_t)n * sizeof *scales);
+}
+
+/* Copies or decodes n rows of a block of keys and of one of values. */
+static void gather_rows(const struct task *task, const struct rondo_kv_block *k,
+                        const struct rondo_kv_block *v, int32_t from, int32_t n, int32_t to)
+{
+    const struct scratch *s = &task->scratch;
+    enum rondo_dtype dtype = task->op->cache.dtype;
+    int32_t hd = task->op->head_dim;
+    if (dtype == RONDO_F8_E4M3) {
+        decode_rows(task, k, from, n, s->k, s->k_scale, to);
+        decode_rows(task, v, from, n, s->v, s->v_scale, to);
+        return;
+    }
+    size_t size = (size_t)hd * rondo_dtype_size(dtype);
+    memcpy(s->k + (size_t)to * size, rondo_kv_row(k, dtype, from, hd), (size_t)n * size);
+    memcpy(s->v + (size_t)to * size, rondo_kv_row(v, dtype, from, hd), (size_t)n * size);
+}
+
+/* What has been gathered. */
+static struct keys gathered_keys(const struct task *task, int32_t block, int32_t n)
+{
+    const struct scratch *s = &task->scratch;
+    struct keys keys = {.k = s->k, .v = s->v, .n = n, .is_first = block % RONDO_SEGMENT == 0};
+    if (task->op->cache.dtype == RONDO_F8_E4M3) {
+        keys.k_scale = s->k_scale;
+        keys.v_scale = s->v_scale;
+        for (int32_t j = n; j % 16 != 0; j++)
+            s->k_scale[j] = s->v_scale[j] = 0;
+    }
+    return keys;
+}
+
+/* Rows of one page from its first on. Values are asked for while keys are multiplied, the next keys while values
+ * are; codes, which are read before that, a block ahead. */
 static struct keys page_keys(const struct task *task, int32_t block, int32_t n)
 {
     const struct rondo_kv_cache *cache = &task->op->cache;
     int32_t known =
         task->sequence->start + (task->sequence->is_draft ? 0 : task->sequence->n_tokens);
-    struct keys keys = {.n = n, .is_first = block % RONDO_SEGMENT == 0};
-    keys.k = rondo_element(cache->k, cache->dtype, page_row(task, block));
-    keys.v = rondo_element(cache->v, cache->dtype, page_row(task, block));
-    if (block + RONDO_CHUNK < known)
-        keys.k_ahead = rondo_element(cache->k, cache->dtype, page_row(task, block + RONDO_CHUNK));
+    bool has_next = block + RONDO_CHUNK < known, is_codes = cache->dtype == RONDO_F8_E4M3;
+    struct rondo_kv_block k = page_block(task, cache->k, block),
+                          v = page_block(task, cache->v, block), next_k = k, next_v = v;
+    if (has_next) {
+        next_k = page_block(task, cache->k, block + RONDO_CHUNK);
+        next_v = page_block(task, cache->v, block + RONDO_CHUNK);
+    }
+    struct keys keys;
+    if (is_codes) {
+        gather_rows(task, &k, &v, 0, n, 0);
+        keys = gathered_keys(task, block, n);
+        keys.k_ahead = has_next ? next_k.rows : NULL;
+        keys.v_ahead = has_next ? next_v.rows : NULL;
+    } else {
+        keys = (struct keys){.k = k.rows,
+                             .v = v.rows,
+                             .k_ahead = v.rows,
+                             .v_ahead = has_next ? next_k.rows : NULL,
+                             .n = n,
+                             .is_first = block % RONDO_SEGMENT == 0};
+    }
+    keys.ahead_size = RONDO_CHUNK * (size_t)task->op->head_dim * rondo_dtype_size(cache->dtype);
     return keys;
 }
 
-/* The rows of a block that reaches `start` or beyond, along a node's path, copied into the scratch. */
+/* The rows of a block that reaches `start` or beyond, along a node's path. */
 static struct keys path_keys(const struct task *task, int32_t node, int32_t block, int32_t n)
 {
-    const struct rondo_kv_cache *cache = &task->op->cache;
-    const int32_t *parent = task->op->batch->parent + task->sequence->first_token;
+    const struct rondo_op_softmax_attention *op = task->op;
+    const struct rondo_kv_cache *cache = &op->cache;
+    const int32_t *parent = op->batch->parent + task->sequence->first_token;
     const struct scratch *s = &task->scratch;
-    size_t size = (size_t)task->op->head_dim * rondo_dtype_size(cache->dtype);
-    int32_t start = task->sequence->start, kv_heads = task->op->kv_heads;
-    int32_t shared = start > block ? start - block : 0;
+    int64_t index = (int64_t)task->sequence->slot * op->kv_heads + task->kv_head;
+    struct rondo_kv_block draft_k = rondo_kv_block(cache->draft_k, cache->dtype, index,
+                                                   cache->max_draft, op->head_dim),
+                          draft_v = rondo_kv_block(cache->draft_v, cache->dtype, index,
+                                                   cache->max_draft, op->head_dim);
+    int32_t start = task->sequence->start, shared = start > block ? start - block : 0;
     if (shared > 0) {
-        size_t at = page_row(task, block);
-        memcpy(s->k, rondo_element(cache->k, cache->dtype, at), shared * size);
-        memcpy(s->v, rondo_element(cache->v, cache->dtype, at), shared * size);
+        struct rondo_kv_block k = page_block(task, cache->k, block),
+                              v = page_block(task, cache->v, block);
+        gather_rows(task, &k, &v, 0, shared, 0);
     }
     node = rondo_draft_ancestor(parent, node, s->position[node - task->first], block + n - 1);
-    for (int32_t j = n - 1; j >= shared; j--, node = parent[node]) {
-        size_t at = rondo_cache_row(task->sequence->slot, kv_heads, task->kv_head, cache->max_draft,
-                                    node, task->op->head_dim);
-        memcpy(s->k + j * size, rondo_element(cache->draft_k, cache->dtype, at), size);
-        memcpy(s->v + j * size, rondo_element(cache->draft_v, cache->dtype, at), size);
-    }
-    return (struct keys){.k = s->k, .v = s->v, .n = n, .is_first = block % RONDO_SEGMENT == 0};
+    for (int32_t j = n - 1; j >= shared; j--, node = parent[node])
+        gather_rows(task, &draft_k, &draft_v, node, 1, j);
+    return gathered_keys(task, block, n);
 }
 
 /* ---- segments -------------------------------------------------------------------------------- */
@@ -402,32 +474,6 @@ static void merge_token(const struct job *job, const struct entry *entry, int32_
     }
 }
 
-static void store_token(const struct rondo_op_softmax_attention *op, int32_t token)
-{
-    const struct rondo_batch *batch = op->batch;
-    const struct rondo_batch_sequence *sequence = &batch->sequences[batch->sequence_of[token]];
-    const int32_t *pages =
-        batch->page_table + (size_t)batch->sequence_of[token] * batch->page_stride;
-    const struct rondo_kv_cache *cache = &op->cache;
-    int32_t t = token - sequence->first_token, position = sequence->start + t, hd = op->head_dim;
-    size_t size = (size_t)hd * rondo_dtype_size(cache->dtype);
-    if (sequence->slot < 0)
-        return;
-    for (int32_t head = 0; head < op->kv_heads; head++) {
-        const void *k = rondo_tensor_row(&op->k, token), *v = rondo_tensor_row(&op->v, token);
-        size_t from = (size_t)head * hd;
-        size_t at =
-            sequence->is_draft
-                ? rondo_cache_row(sequence->slot, op->kv_heads, head, cache->max_draft, t, hd)
-                : rondo_cache_row(pages[position / RONDO_CHUNK], op->kv_heads, head, RONDO_CHUNK,
-                                  position % RONDO_CHUNK, hd);
-        void *to_k = sequence->is_draft ? cache->draft_k : cache->k;
-        void *to_v = sequence->is_draft ? cache->draft_v : cache->v;
-        memcpy(rondo_element(to_k, cache->dtype, at), rondo_element(k, cache->dtype, from), size);
-        memcpy(rondo_element(to_v, cache->dtype, at), rondo_element(v, cache->dtype, from), size);
-    }
-}
-
 static void run(void *user, int thread, int threads)
 {
     const struct job *job = user;
@@ -435,8 +481,14 @@ static void run(void *user, int thread, int threads)
     struct rondo_pool *pool = job->device->pool;
     int64_t first, end;
     rondo_split(op->batch->n_tokens, 1, thread, threads, &first, &end);
-    for (int64_t token = first; token < end; token++)
-        store_token(op, (int32_t)token);
+    for (int64_t token = first; token < end; token++) {
+        int32_t number = op->batch->sequence_of[token];
+        const struct rondo_batch_sequence *sequence = &op->batch->sequences[number];
+        if (sequence->slot >= 0)
+            rondo_kv_store_token(op, sequence,
+                                 op->batch->page_table + (size_t)number * op->batch->page_stride,
+                                 (int32_t)token - sequence->first_token);
+    }
     rondo_pool_barrier(pool);
 
     struct task task = {.job = job, .op = op};

@@ -98,6 +98,59 @@ static void launch_move(struct gpu_device *device, const struct rondo_op_accept 
     }
 }
 
+// ---- rows of codes ---------------------------------------------------------------------------------------------
+
+struct moved_codes {
+    unsigned char *k, *v;                   // [pages, H] blocks
+    const unsigned char *draft_k, *draft_v; // [slots, H] blocks
+    const int32_t *path, *page_table;
+    int64_t page_bytes, draft_bytes;
+    int slot, heads, head_dim, start;
+    int page_offset, draft_offset; // of the codes in a block
+};
+
+// Grid: rows, heads.
+static __global__ void __launch_bounds__(THREADS) move_codes_kernel(moved_codes m)
+{
+    int head = (int)blockIdx.x % m.heads, i = (int)blockIdx.x / m.heads;
+    int position = m.start + i, row = position % CHUNK, node = m.path[i];
+    int64_t to = ((int64_t)m.page_table[position / CHUNK] * m.heads + head) * m.page_bytes;
+    int64_t from = ((int64_t)m.slot * m.heads + head) * m.draft_bytes;
+    for (int at = (int)threadIdx.x; at < m.head_dim; at += THREADS) {
+        int64_t code = to + m.page_offset + row * m.head_dim + at;
+        int64_t draft = from + m.draft_offset + (int64_t)node * m.head_dim + at;
+        m.k[code] = m.draft_k[draft];
+        m.v[code] = m.draft_v[draft];
+    }
+    if (threadIdx.x == 0) {
+        ((float *)(m.k + to))[row] = ((const float *)(m.draft_k + from))[node];
+        ((float *)(m.v + to))[row] = ((const float *)(m.draft_v + from))[node];
+    }
+}
+
+static void launch_move_codes(struct gpu_device *device, const struct rondo_op_accept *op)
+{
+    const struct rondo_kv_cache *kv = &op->kv;
+    moved_codes m;
+    m.k = (unsigned char *)kv->k;
+    m.v = (unsigned char *)kv->v;
+    m.draft_k = (const unsigned char *)kv->draft_k;
+    m.draft_v = (const unsigned char *)kv->draft_v;
+    m.path = op->path;
+    m.page_table = op->page_table;
+    m.page_bytes = (int64_t)rondo_kv_block_bytes(kv->dtype, CHUNK, op->head_dim);
+    m.draft_bytes = (int64_t)rondo_kv_block_bytes(kv->dtype, kv->max_draft, op->head_dim);
+    m.slot = op->slot;
+    m.heads = op->heads;
+    m.head_dim = op->head_dim;
+    m.start = op->start;
+    m.page_offset = (int)rondo_kv_rows_offset(kv->dtype, CHUNK);
+    m.draft_offset = (int)rondo_kv_rows_offset(kv->dtype, kv->max_draft);
+    LAUNCH(move_codes_kernel, dim3((unsigned)(op->n * op->heads)), dim3(THREADS), 0, device->stream,
+           m);
+    GPU_LAUNCHED(device, "accept");
+}
+
 void GPU(accept)(struct rondo_device *base, const struct rondo_op_accept *op)
 {
     struct gpu_device *device = gpu_device_of(base);
@@ -113,6 +166,8 @@ void GPU(accept)(struct rondo_device *base, const struct rondo_op_accept *op)
             GPU(accept_exact)(device, op);
     }
     enum rondo_dtype dtype = is_linear ? op->linear.dtype : op->kv.dtype;
+    if (dtype == RONDO_F8_E4M3)
+        return launch_move_codes(device, op);
     if ((size_t)op->head_dim * rondo_dtype_size(dtype) % 16 == 0)
         launch_move<uint4>(device, op);
     else

@@ -145,31 +145,17 @@ static __device__ __forceinline__ const T *gemm_row(const void *base, int row, i
 
 // ---- operands ---------------------------------------------------------------------------------------------------
 
-// Codes 2 * Pair and 2 * Pair + 1 of four e4m3 codes as bf16, exactly. A code's bits, placed as those of a bf16,
-// are the value times 2^-120, subnormals included. NaN codes are not expected among weights.
-template <int Pair> static __device__ __forceinline__ uint32_t gemm_widen(uint32_t codes)
-{
-#ifdef RONDO_HIP
-    uint32_t low = f32_bits(e4m3_f32((uint8_t)(codes >> 16 * Pair)));
-    uint32_t high = f32_bits(e4m3_f32((uint8_t)(codes >> (16 * Pair + 8))));
-    return low >> 16 | (high & 0xffff0000u);
-#else
-    uint32_t apart = __byte_perm(codes, 0, Pair ? 0x3424 : 0x1404); // each at the top of its half
-    return multiply_bf16x2((apart & 0x80008000u) | (apart & 0x7f007f00u) >> 4, 0x7b807b80u);
-#endif
-}
-
 // Whether one of four codes is NaN, as those of activations may be: in the upper bits of bytes.
 static __device__ __forceinline__ uint32_t gemm_nan_codes(uint32_t codes)
 {
     return ((codes & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
 }
 
-// gemm_widen of activations, whose NaN stay NaN.
+// widen_e4m3 of activations, whose NaN stay NaN.
 template <int Pair> static __device__ __forceinline__ uint32_t gemm_widen_nan(uint32_t codes)
 {
     uint32_t nan = gemm_nan_codes(codes) >> 16 * Pair;
-    return gemm_widen<Pair>(codes) | (nan & 0x80u ? 0x7fc0u : 0u) |
+    return widen_e4m3<Pair>(codes) | (nan & 0x80u ? 0x7fc0u : 0u) |
            (nan & 0x8000u ? 0x7fc00000u : 0u);
 }
 
@@ -238,7 +224,7 @@ template <class X> struct gemm_math_widen : gemm_math_bf16 {
 #pragma unroll
         for (int p = 0; p < TILE_AB / 2; p++) {
             const uint8_t *at = shared + tile_a_row(2 * p) * pitch + tile_a_k(2 * p);
-            tile_set_a2(a, p, gemm_widen<0>(*reinterpret_cast<const uint16_t *>(at)));
+            tile_set_a2(a, p, widen_e4m3<0>(*reinterpret_cast<const uint16_t *>(at)));
         }
     }
 
@@ -275,8 +261,8 @@ template <class X> struct gemm_math_widen {
         tile_load_a(codes, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            a.half[i / 2].r[i % 2] = gemm_widen<0>(codes.r[i]);
-            a.half[i / 2].r[i % 2 + 2] = gemm_widen<1>(codes.r[i]);
+            a.half[i / 2].r[i % 2] = widen_e4m3<0>(codes.r[i]);
+            a.half[i / 2].r[i % 2 + 2] = widen_e4m3<1>(codes.r[i]);
         }
     }
 
@@ -287,8 +273,8 @@ template <class X> struct gemm_math_widen {
         tile_load_b(codes, reinterpret_cast<const uint16_t *>(shared), pitch / 2);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            b.half[i % 2].r[i / 2 * 2] = gemm_widen<0>(codes.r[i]);
-            b.half[i % 2].r[i / 2 * 2 + 1] = gemm_widen<1>(codes.r[i]);
+            b.half[i % 2].r[i / 2 * 2] = widen_e4m3<0>(codes.r[i]);
+            b.half[i % 2].r[i / 2 * 2 + 1] = widen_e4m3<1>(codes.r[i]);
         }
         if (gemm_nan_codes(codes.r[0]) | gemm_nan_codes(codes.r[1]) | gemm_nan_codes(codes.r[2]) |
             gemm_nan_codes(codes.r[3])) {

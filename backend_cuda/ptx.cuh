@@ -201,4 +201,21 @@ static __device__ __forceinline__ void named_barrier_arrive(int id, int threads)
 }
 
 #endif
+
+// ---- codes -------------------------------------------------------------------------------------------------------
+
+// Codes 2 * Pair and 2 * Pair + 1 of four e4m3 codes as bf16, exactly. A code's bits, placed as those of a bf16,
+// are the value times 2^-120, subnormals included. NaN codes give 480.
+template <int Pair> static __device__ __forceinline__ uint32_t widen_e4m3(uint32_t codes)
+{
+#ifdef RONDO_HIP
+    uint32_t low = f32_bits(e4m3_f32((uint8_t)(codes >> 16 * Pair)));
+    uint32_t high = f32_bits(e4m3_f32((uint8_t)(codes >> (16 * Pair + 8))));
+    return low >> 16 | (high & 0xffff0000u);
+#else
+    uint32_t apart = __byte_perm(codes, 0, Pair ? 0x3424 : 0x1404); // each at the top of its half
+    return multiply_bf16x2((apart & 0x80008000u) | (apart & 0x7f007f00u) >> 4, 0x7b807b80u);
+#endif
+}
+
 #endif

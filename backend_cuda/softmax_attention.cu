@@ -6,7 +6,9 @@
 //   exact          everything else, f32 among it, in the contract's order: softmax_attention_exact.cu
 // Segments of 1024 positions are computed apart, a thread block each, where there are too few rows to fill the
 // device otherwise, and as far as the workspace holds their results; this does not change a bit.
-// The kernels also store the batch's keys and values: nobody reads these from the caches in the same op.
+// The kernels also store the batch's keys and values: nobody reads these from the caches in the same op. Caches of
+// codes are stored by a kernel of their own, first: others read the rounded rows. The tensor core kernels widen codes
+// to bf16, which is exact, in shared memory, and multiply products and probabilities by the rows' scales.
 //
 // Accuracy of the tensor core kernels, under emulation: probabilities are rounded to bf16 for their product with the
 // values, which is an NMSE of 1e-6; against the reference's rounded results it is 6e-6, rounding of both included.
@@ -25,6 +27,7 @@ namespace
 
 enum {
     COMBINE_THREADS = 128,
+    STORE_THREADS = 256,
     FEW_ROWS = 32, // of a sequence: from here on tiles of 16 rows read keys and values too often
     APART_TOKENS = 64, // whose segments the workspace has room for at full depth
     APART_LAUNCHES = 4 // for which a batch of many tokens is still computed apart
@@ -132,6 +135,70 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) attention_combine(atte
     }
 }
 
+// ---- storing codes --------------------------------------------------------------------------------
+
+// Token `token` of the batch, all its rows of keys and values, a warp each.
+template <typename Act>
+static __device__ __forceinline__ void store_codes(const attention_args &a, int32_t token,
+                                                   const struct rondo_batch_sequence &sequence,
+                                                   const int32_t *pages, int32_t row)
+{
+    int32_t t = token - sequence.first_token, head = row / 2, lane = (int)threadIdx.x % WARP_SIZE;
+    int32_t position = sequence.start + t;
+    bool is_value = row % 2, is_draft = sequence.is_draft, is_finite = true;
+    const Act *x =
+        is_value ? (const Act *)a.v + token * a.v_stride : (const Act *)a.k + token * a.k_stride;
+    attention_codes_row to = is_draft ? attention_draft_codes(a, sequence.slot, head, t)
+                                      : attention_page_codes(a, pages[position / RONDO_CHUNK], head,
+                                                             position % RONDO_CHUNK);
+    unsigned char *cache = (unsigned char *)(is_value   ? is_draft ? a.draft_v : a.cache_v
+                                             : is_draft ? a.draft_k
+                                                        : a.cache_k);
+    float largest = 0;
+    x += (int64_t)head * a.head_dim;
+    for (int32_t d = lane; d < a.head_dim; d += WARP_SIZE) {
+        float magnitude = fabsf(load_act(x + d));
+        largest = fmaxf(largest, magnitude);
+        is_finite = is_finite && magnitude < INFINITY;
+    }
+    largest = warp_max(largest);
+    float scale = largest / 448.0f;
+    scale = largest == 0 ? 1.0f : scale < 1e-30f ? 1e-30f : scale;
+    if (WARP_ANY(!is_finite))
+        scale = bits_f32(0x7fc00000u);
+    for (int32_t d = lane; d < a.head_dim; d += WARP_SIZE)
+        cache[to.codes + d] = f32_e4m3(load_act(x + d) / scale);
+    if (lane == 0)
+        *(float *)(cache + to.scale) = scale;
+}
+
+// A block to a token.
+template <typename Act>
+static __global__ void __launch_bounds__(STORE_THREADS) attention_store_codes(attention_args a)
+{
+    int32_t token = (int32_t)blockIdx.x, number = a.sequence_of[token];
+    if (number < 0 || number >= a.n_sequences)
+        return;
+    struct rondo_batch_sequence sequence = a.sequences[number];
+    int32_t t = token - sequence.first_token;
+    if (sequence.slot < 0 || t < 0 || t >= sequence.n_tokens)
+        return;
+    const int32_t *pages = a.page_table + (int64_t)number * a.page_stride;
+    for (int32_t row = (int32_t)threadIdx.x / WARP_SIZE; row < 2 * a.kv_heads;
+         row += STORE_THREADS / WARP_SIZE)
+        store_codes<Act>(a, token, sequence, pages, row);
+}
+
+static void launch_store(struct gpu_device *device, const attention_args *a, bool is_f32)
+{
+    dim3 grid((unsigned)a->n_tokens), block(STORE_THREADS);
+    if (is_f32)
+        LAUNCH(attention_store_codes<float>, grid, block, 0, device->stream, *a);
+    else
+        LAUNCH(attention_store_codes<uint16_t>, grid, block, 0, device->stream, *a);
+    GPU_LAUNCHED(device, "softmax_attention");
+}
+
 // ---- choice of kernels ----------------------------------------------------------------------------
 
 static bool is_aligned(const struct rondo_tensor *tensor)
@@ -142,10 +209,11 @@ static bool is_aligned(const struct rondo_tensor *tensor)
 
 static bool uses_tiles(const struct gpu_device *device, const struct rondo_op_softmax_attention *op)
 {
+    bool codes = op->cache.dtype == RONDO_F8_E4M3;
     return op->q.dtype == RONDO_BF16 && op->out.dtype == RONDO_BF16 && op->scale > 0 &&
            is_aligned(&op->q) && is_aligned(&op->k) && is_aligned(&op->v) && is_aligned(&op->out) &&
-           GPU(softmax_attention_rows_fit)(device, op->head_dim) &&
-           GPU(softmax_attention_few_fit)(device, op->head_dim);
+           GPU(softmax_attention_rows_fit)(device, op->head_dim, codes) &&
+           GPU(softmax_attention_few_fit)(device, op->head_dim, codes);
 }
 
 static attention_args arguments(const struct gpu_device *device,
@@ -174,6 +242,11 @@ static attention_args arguments(const struct gpu_device *device,
     a.draft_k = op->cache.draft_k;
     a.draft_v = op->cache.draft_v;
     a.max_draft = op->cache.max_draft;
+    a.codes = op->cache.dtype == RONDO_F8_E4M3;
+    a.page_bytes = (int64_t)rondo_kv_block_bytes(op->cache.dtype, RONDO_CHUNK, op->head_dim);
+    a.draft_bytes =
+        (int64_t)rondo_kv_block_bytes(op->cache.dtype, op->cache.max_draft, op->head_dim);
+    a.draft_offset = (int32_t)rondo_kv_rows_offset(op->cache.dtype, op->cache.max_draft);
     a.heads = op->heads;
     a.kv_heads = op->kv_heads;
     a.group = op->heads / op->kv_heads;
@@ -252,6 +325,8 @@ void GPU(softmax_attention)(struct rondo_device *base, const struct rondo_op_sof
     struct way way = {uses_tiles(device, op), most <= FEW_ROWS, op->q.dtype == RONDO_F32};
     if (way.tiles)
         a.scale *= ATTENTION_LOG2E;
+    if (a.codes)
+        launch_store(device, &a, way.is_f32);
     int64_t capacity = a.segments > 1 ? index_capacity(device, &a) : 0;
     a.selection = ATTENTION_ALL;
     if (capacity > 0 && (way.few || T <= capacity * APART_LAUNCHES))

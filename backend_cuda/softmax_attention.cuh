@@ -7,7 +7,8 @@
 //
 // A tile walks steps: 64-blocks of positions in ascending order; blocks of a tree that reach `start` come once for
 // each of the tile's nodes, and only the node's rows take part. Keys and values of positions before `start` are in
-// the pages, all others are read from the batch itself, so that no block waits until another has stored them.
+// the pages, all others are read from the batch itself, so that no block waits until another has stored them. Of
+// caches of codes everything is read from there; a kernel of its own has stored the batch's keys and values before.
 #ifndef RONDO_BACKEND_CUDA_SOFTMAX_ATTENTION_CUH
 #define RONDO_BACKEND_CUDA_SOFTMAX_ATTENTION_CUH
 
@@ -32,6 +33,10 @@ struct attention_args {
     int64_t q_stride, k_stride, v_stride, out_stride;
     void *cache_k, *cache_v, *draft_k, *draft_v; // [pages, Hkv, C, hd], [slots, Hkv, max_draft, hd]
     int32_t max_draft, heads, kv_heads, group, head_dim;
+    // Caches of codes: k and v above are not read by the attention kernels, everything is in the caches by then.
+    bool codes;
+    int64_t page_bytes, draft_bytes; // of a head's block of pages and of drafts
+    int32_t draft_offset;            // of the codes in a block of drafts
     float scale;
     bool out_is_f32;
 
@@ -160,11 +165,11 @@ static __device__ __forceinline__ int32_t attention_limit(const attention_step &
     return step.node >= 0 && step.node != token ? -1 : position - step.block * RONDO_CHUNK;
 }
 
-// Page of a block, as far as it is before the sequence's start; else -1.
+// Page of a block, as far as it is before the sequence's start, or in a cache of codes; else -1.
 static __device__ __forceinline__ int32_t attention_page(const attention_args &a,
                                                          const attention_tile &tile, int32_t block)
 {
-    return block * RONDO_CHUNK < tile.sequence.start
+    return block * RONDO_CHUNK < tile.sequence.start || (a.codes && !tile.sequence.is_draft)
                ? a.page_table[(int64_t)tile.number * a.page_stride + block]
                : -1;
 }
@@ -194,12 +199,58 @@ static __device__ __forceinline__ int64_t attention_page_row(const attention_arg
     return (((int64_t)page * a.kv_heads + head) * RONDO_CHUNK + row) * a.head_dim;
 }
 
+// A row of a cache of codes: whether it is a draft's, and bytes from the start of the array.
+struct attention_codes_row {
+    int64_t codes, scale; // -1: there is no such row
+    bool is_draft;
+};
+
+static __device__ __forceinline__ attention_codes_row attention_draft_codes(const attention_args &a,
+                                                                            int32_t slot,
+                                                                            int32_t head,
+                                                                            int32_t node)
+{
+    int64_t block = ((int64_t)slot * a.kv_heads + head) * a.draft_bytes;
+    attention_codes_row row = {block + a.draft_offset + (int64_t)node * a.head_dim,
+                               block + node * (int)sizeof(float), true};
+    return row;
+}
+
+static __device__ __forceinline__ attention_codes_row attention_page_codes(const attention_args &a,
+                                                                           int32_t page,
+                                                                           int32_t head, int32_t at)
+{
+    int64_t block = ((int64_t)page * a.kv_heads + head) * a.page_bytes;
+    attention_codes_row row = {block + (int)(RONDO_CHUNK * sizeof(float)) + at * a.head_dim,
+                               block + at * (int)sizeof(float), false};
+    return row;
+}
+
+// Row `at` of a step, whose block is on `page`.
+static __device__ __forceinline__ attention_codes_row
+attention_find_codes(const attention_args &a, const attention_tile &tile,
+                     const attention_step &step, int32_t page, int32_t head, int32_t at)
+{
+    attention_codes_row none = {-1, -1, false};
+    int32_t position = step.block * RONDO_CHUNK + at;
+    if (position < tile.sequence.start)
+        return attention_page_codes(a, page, head, at);
+    int32_t token = attention_token(a, tile, step, position);
+    if (token < 0)
+        return none;
+    return tile.sequence.is_draft ? attention_draft_codes(a, tile.sequence.slot, head,
+                                                          token - tile.sequence.first_token)
+                                  : attention_page_codes(a, page, head, at);
+}
+
 // Stores the keys and values of the tile's tokens, those whose first row is in the tile, for one key/value head.
 // Unit: what is copied at a time; units: of a row.
 template <typename Unit>
 static __device__ void attention_store(const attention_args &a, const attention_tile &tile,
                                        int32_t head, int32_t units)
 {
+    if (a.codes)
+        return; // attention_store_codes has done it
     const int32_t per_unit = a.head_dim / units;
     int32_t first = (tile.row + a.group - 1) / a.group;
     int32_t n = tile.token + tile.tokens - first;
@@ -285,8 +336,8 @@ extern "C" {
 // units, a head size that fits, and a scale that is multiplied by log2(e) and above 0.
 void GPU(softmax_attention_rows)(struct gpu_device *device, const attention_args *a);
 void GPU(softmax_attention_few)(struct gpu_device *device, const attention_args *a);
-bool GPU(softmax_attention_rows_fit)(const struct gpu_device *device, int32_t head_dim);
-bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim);
+bool GPU(softmax_attention_rows_fit)(const struct gpu_device *device, int32_t head_dim, bool codes);
+bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim, bool codes);
 // Any of f32 or bf16 that fits, in the contract's order.
 void GPU(softmax_attention_exact)(struct gpu_device *device, const attention_args *a, bool is_f32);
 bool GPU(softmax_attention_exact_fits)(const struct gpu_device *device, int32_t head_dim);

@@ -18,19 +18,20 @@ enum {
 
 // Dynamic shared memory.
 struct exact_shared {
-    float *q, *o, *total; // [ROWS, hd]
-    float *x;             // [ROWS, C] products, then probabilities
-    float *strip;         // [C, STRIDE]
-    float *m, *l, *f;     // [ROWS] of the segment; what its results so far are multiplied by
-    float *all_m, *all_l; // [ROWS] of the segments before
-    int32_t *limit;       // [ROWS] see attention_limit
-    int32_t *position;    // [ROWS] -1: there is no such row
-    int32_t *token;       // [C] of the keys of a step, in the batch; OF_PAGE; -1: no such key
+    float *q, *o, *total;     // [ROWS, hd]
+    float *x;                 // [ROWS, C] products, then probabilities
+    float *strip;             // [C, STRIDE]
+    float *m, *l, *f;         // [ROWS] of the segment; what its results so far are multiplied by
+    float *all_m, *all_l;     // [ROWS] of the segments before
+    int32_t *limit;           // [ROWS] see attention_limit
+    int32_t *position;        // [ROWS] -1: there is no such row
+    int32_t *token;           // [C] of the keys of a step, in the batch; OF_PAGE; -1: no such key
+    float *k_scale, *v_scale; // [C] of codes, else 1
 
     __host__ __device__ static size_t size(int32_t head_dim)
     {
         return (size_t)(3 * ROWS * head_dim + ROWS * RONDO_CHUNK + RONDO_CHUNK * STRIDE + 7 * ROWS +
-                        RONDO_CHUNK) *
+                        3 * RONDO_CHUNK) *
                4;
     }
     __device__ exact_shared(float *memory, int32_t head_dim)
@@ -48,6 +49,8 @@ struct exact_shared {
         limit = (int32_t *)(all_l + ROWS);
         position = limit + ROWS;
         token = position + ROWS;
+        k_scale = (float *)(token + RONDO_CHUNK);
+        v_scale = k_scale + RONDO_CHUNK;
     }
 };
 
@@ -57,10 +60,23 @@ struct exact_step {
     bool is_first; // of its segment
 };
 
+// Row `row` of a step, which exists, in a cache of codes.
+static __device__ __forceinline__ attention_codes_row codes_row(const exact_shared &s,
+                                                                const attention_args &a,
+                                                                const attention_tile &tile,
+                                                                const exact_step &step, int32_t row)
+{
+    if (tile.sequence.is_draft && s.token[row] != OF_PAGE)
+        return attention_draft_codes(a, tile.sequence.slot, step.head,
+                                     s.token[row] - tile.sequence.first_token);
+    return attention_page_codes(a, step.page, step.head, row);
+}
+
 // Channels [first, first + n) of the step's keys or values.
 template <typename Act>
 static __device__ void load_strip(const exact_shared &s, const attention_args &a,
-                                  const exact_step &step, int32_t first, int32_t n, bool is_value)
+                                  const attention_tile &tile, const exact_step &step, int32_t first,
+                                  int32_t n, bool is_value)
 {
     const Act *fresh = (const Act *)(is_value ? a.v : a.k) + (int64_t)step.head * a.head_dim;
     const Act *old = (const Act *)(is_value ? a.cache_v : a.cache_k);
@@ -68,7 +84,13 @@ static __device__ void load_strip(const exact_shared &s, const attention_args &a
     for (int32_t i = (int32_t)threadIdx.x; i < RONDO_CHUNK * STRIP; i += THREADS) {
         int32_t row = i / STRIP, d = i % STRIP, token = s.token[row];
         float x = 0;
-        if (d < n && token == OF_PAGE)
+        if (a.codes && d < n && token != -1) {
+            attention_codes_row at = codes_row(s, a, tile, step, row);
+            const void *cache = is_value      ? at.is_draft ? a.draft_v : a.cache_v
+                                : at.is_draft ? a.draft_k
+                                              : a.cache_k;
+            x = e4m3_f32_nan(((const uint8_t *)cache)[at.codes + first + d]);
+        } else if (d < n && token == OF_PAGE)
             x = load_act(old + attention_page_row(a, step.page, step.head, row) + first + d);
         else if (d < n && token >= 0)
             x = load_act(fresh + token * stride + first + d);
@@ -81,23 +103,32 @@ static __device__ void prepare(const exact_shared &s, const attention_args &a,
                                const attention_tile &tile, const exact_step &step)
 {
     int32_t i = (int32_t)threadIdx.x, position = step.step.block * RONDO_CHUNK + i;
-    if (i < RONDO_CHUNK)
+    if (i < RONDO_CHUNK) {
         s.token[i] = position < tile.sequence.start ? (int32_t)OF_PAGE
                                                     : attention_token(a, tile, step.step, position);
+        s.k_scale[i] = s.v_scale[i] = 1;
+        if (a.codes && s.token[i] != -1) {
+            attention_codes_row at = codes_row(s, a, tile, step, i);
+            const char *k = (const char *)(at.is_draft ? a.draft_k : a.cache_k);
+            const char *v = (const char *)(at.is_draft ? a.draft_v : a.cache_v);
+            s.k_scale[i] = *(const float *)(k + at.scale);
+            s.v_scale[i] = *(const float *)(v + at.scale);
+        }
+    }
     if (i < ROWS)
         s.limit[i] = attention_limit(step.step, (tile.row + i) / a.group, s.position[i]);
 }
 
 template <typename Act>
 static __device__ void multiply_keys(const exact_shared &s, const attention_args &a,
-                                     const exact_step &step)
+                                     const attention_tile &tile, const exact_step &step)
 {
     int32_t j = (int32_t)threadIdx.x % STRIP, part = (int32_t)threadIdx.x / STRIP;
     float x[ROWS / PARTS] = {0};
     for (int32_t first = 0; first < a.head_dim; first += STRIP) {
         int32_t n = a.head_dim - first < STRIP ? a.head_dim - first : STRIP;
         __syncthreads();
-        load_strip<Act>(s, a, step, first, n, false);
+        load_strip<Act>(s, a, tile, step, first, n, false);
         __syncthreads();
         for (int32_t d = 0; d < n; d++) {
             float k = s.strip[j * STRIDE + d];
@@ -108,10 +139,10 @@ static __device__ void multiply_keys(const exact_shared &s, const attention_args
     }
 #pragma unroll
     for (int r = 0; r < ROWS / PARTS; r++)
-        s.x[(r * PARTS + part) * RONDO_CHUNK + j] = x[r] * a.scale;
+        s.x[(r * PARTS + part) * RONDO_CHUNK + j] = x[r] * s.k_scale[j] * a.scale;
 }
 
-// 16 threads to a row.
+// 16 threads to a row. The probabilities are already multiplied by the values' scales.
 static __device__ void make_probabilities(const exact_shared &s, bool is_first)
 {
     int32_t r = (int32_t)threadIdx.x / 16, lane = (int32_t)threadIdx.x % 16;
@@ -128,6 +159,7 @@ static __device__ void make_probabilities(const exact_shared &s, bool is_first)
         if (j <= limit) {
             x[j] = exp_f32(x[j] - m);
             sum = j < 16 ? x[j] : sum + x[j];
+            x[j] *= s.v_scale[j];
         }
     sum = sum_tree16(sum);
     if (lane == 0 && limit >= 0) {
@@ -140,13 +172,13 @@ static __device__ void make_probabilities(const exact_shared &s, bool is_first)
 
 template <typename Act>
 static __device__ void multiply_values(const exact_shared &s, const attention_args &a,
-                                       const exact_step &step)
+                                       const attention_tile &tile, const exact_step &step)
 {
     int32_t c = (int32_t)threadIdx.x % STRIP, part = (int32_t)threadIdx.x / STRIP;
     for (int32_t first = 0; first < a.head_dim; first += STRIP) {
         int32_t n = a.head_dim - first < STRIP ? a.head_dim - first : STRIP;
         __syncthreads();
-        load_strip<Act>(s, a, step, first, n, true);
+        load_strip<Act>(s, a, tile, step, first, n, true);
         __syncthreads();
         for (int32_t r = part; r < ROWS && c < n; r += PARTS) {
             int32_t limit = s.limit[r] < RONDO_CHUNK ? s.limit[r] : RONDO_CHUNK - 1;
@@ -173,10 +205,10 @@ static __device__ void run_segment(const exact_shared &s, const attention_args &
         step.head = head;
         step.is_first = step.step.block % (RONDO_SEGMENT / RONDO_CHUNK) == 0;
         prepare(s, a, tile, step);
-        multiply_keys<Act>(s, a, step);
+        multiply_keys<Act>(s, a, tile, step);
         __syncthreads();
         make_probabilities(s, step.is_first);
-        multiply_values<Act>(s, a, step);
+        multiply_values<Act>(s, a, tile, step);
     }
 }
 

@@ -7,7 +7,7 @@
 // makes all probabilities, one block of positions after the other, and multiplies its part of the values' channels.
 // P is 2 where there are fewer thread blocks than multiprocessors: then the bound is how long a round takes, not
 // memory, and two blocks take little longer than one.
-#include "backend_cuda/softmax_attention_tile.cuh"
+#include "backend_cuda/softmax_attention_codes.cuh"
 
 namespace
 {
@@ -30,19 +30,19 @@ template <int HD, int P> struct few_rows {
 };
 
 // Parts of the dynamic shared memory.
-template <int HD, int P> struct few_shared {
+template <int HD, int P, bool CODES> struct few_shared {
     float *products; // [P, 4, TILE_C, WARP_SIZE]
     uint16_t *q, *scratch;
-    attention_ring<HD, P> ring;
+    typename attention_ring_of<HD, P, CODES>::type ring;
 
     __host__ __device__ static constexpr size_t fixed()
     {
         return P * ATTENTION_TILES * 256 * sizeof(float) +
                (16 * ATTENTION_STRIDE(HD) + WARPS(P) * TILE_SCRATCH) * sizeof(uint16_t);
     }
-    __host__ __device__ static constexpr size_t stage()
+    __host__ __device__ static constexpr size_t size(int32_t stages)
     {
-        return P * 2 * ATTENTION_BLOCK(HD) * sizeof(uint16_t);
+        return fixed() + attention_ring_of<HD, P, CODES>::type::bytes(stages);
     }
     __device__ __forceinline__ few_shared(unsigned char *memory, int32_t stages)
     {
@@ -55,10 +55,10 @@ template <int HD, int P> struct few_shared {
 };
 
 // The 16 x 64 dot products of each step of a round, of which `n` exist, to shared memory.
-template <int HD, int P>
+template <int HD, int P, bool CODES>
 static __device__ __forceinline__ void multiply_keys(const few_rows<HD, P> &rows,
-                                                     const few_shared<HD, P> &shared, int32_t first,
-                                                     int32_t n)
+                                                     const few_shared<HD, P, CODES> &shared,
+                                                     int32_t first, int32_t n)
 {
     int warp = (int)(threadIdx.x / WARP_SIZE), step = warp / ATTENTION_TILES;
     if (step < n) {
@@ -101,9 +101,9 @@ multiply_values(few_rows<HD, P> &rows, const tile_a (&p)[ATTENTION_TILES],
     }
 }
 
-template <int HD, int P>
+template <int HD, int P, bool CODES>
 static __device__ __forceinline__ void
-run_round(few_rows<HD, P> &rows, const few_shared<HD, P> &shared, const attention_args &a,
+run_round(few_rows<HD, P> &rows, const few_shared<HD, P, CODES> &shared, const attention_args &a,
           const attention_tile &tile, const attention_steps &steps, int32_t first)
 {
     uint16_t *scratch = shared.scratch + threadIdx.x / WARP_SIZE * TILE_SCRATCH;
@@ -127,7 +127,11 @@ run_round(few_rows<HD, P> &rows, const few_shared<HD, P> &shared, const attentio
         for (int slot = 0; slot < TILE_ROWS; slot++)
             limit[slot] = attention_limit(step, (tile.row + tile_slot_row(slot)) / a.group,
                                           rows.position[slot]);
+        if constexpr (CODES)
+            attention_scale_columns(x, shared.ring.key_scales(first + s));
         attention_softmax(x, limit, a.scale, rows.m, rows.l, f);
+        if constexpr (CODES)
+            attention_scale_columns(x, shared.ring.value_scales(first + s));
 #pragma unroll
         for (int n = 0; n < ATTENTION_TILES; n++)
             tile_a_from_c(p[n], x[n], scratch);
@@ -136,9 +140,9 @@ run_round(few_rows<HD, P> &rows, const few_shared<HD, P> &shared, const attentio
 }
 
 // All steps of a segment, through the ring.
-template <int HD, int P>
+template <int HD, int P, bool CODES>
 static __device__ __forceinline__ void
-run_steps(few_rows<HD, P> &rows, const few_shared<HD, P> &shared, const attention_args &a,
+run_steps(few_rows<HD, P> &rows, const few_shared<HD, P, CODES> &shared, const attention_args &a,
           const attention_tile &tile, const attention_steps &steps, int32_t head)
 {
     attention_load_queries<HD>(shared.q, a, tile, head, 16);
@@ -194,11 +198,11 @@ write_rows(const few_rows<HD, P> &rows, const attention_args &a, const attention
 }
 
 // Grid: tiles, key/value heads, segments.
-template <int HD, int P>
+template <int HD, int P, bool CODES>
 static __global__ void __launch_bounds__(THREADS(P), 2 / P) attention_few(attention_args a)
 {
     DYN_SHARED(unsigned char, memory);
-    few_shared<HD, P> shared(memory, a.stages);
+    few_shared<HD, P, CODES> shared(memory, a.stages);
     few_rows<HD, P> rows;
     int32_t head = (int32_t)blockIdx.y, segment = (int32_t)blockIdx.z;
     attention_tile tile = attention_find_tile(a, (int32_t)blockIdx.x, 16);
@@ -225,48 +229,51 @@ static __global__ void __launch_bounds__(THREADS(P), 2 / P) attention_few(attent
 
 // ---- launching ------------------------------------------------------------------------------------
 
-// Rounds that the ring holds, up to 4, with `blocks` thread blocks on a multiprocessor.
-template <int HD, int P> static int32_t ring_stages(const struct gpu_device *device, int64_t blocks)
+// Rounds that the ring holds, up to 4, with `blocks` thread blocks on a multiprocessor; -1: not even the least.
+template <int HD, int P, bool CODES>
+static int32_t ring_stages(const struct gpu_device *device, int64_t blocks)
 {
     const int64_t kib = 1024; // that the system takes of each thread block's part
     int64_t limit = ((int64_t)device->shared_limit + kib) / blocks - kib;
-    int64_t left = limit - (int64_t)few_shared<HD, P>::fixed();
-    int64_t stages = left < 0 ? 0 : left / (int64_t)few_shared<HD, P>::stage();
-    return stages > 4 ? 4 : (int32_t)stages;
+    for (int32_t stages = 4; stages >= attention_ring_of<HD, P, CODES>::type::fewest; stages--)
+        if ((int64_t)few_shared<HD, P, CODES>::size(stages) <= limit)
+            return stages;
+    return -1;
 }
 
-template <int HD, int P> static void launch(struct gpu_device *device, attention_args a)
+template <int HD, int P, bool CODES> static void launch(struct gpu_device *device, attention_args a)
 {
-    size_t shared = few_shared<HD, P>::fixed() + (size_t)a.stages * few_shared<HD, P>::stage();
+    size_t shared = few_shared<HD, P, CODES>::size(a.stages);
     dim3 grid((unsigned)a.tiles, (unsigned)a.kv_heads, a.partial ? (unsigned)a.segments : 1);
     if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)(attention_few<HD, P>),
+                    cudaFuncSetAttribute((const void *)(attention_few<HD, P, CODES>),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                     "softmax_attention: shared memory"))
         return;
-    LAUNCH((attention_few<HD, P>), grid, dim3(THREADS(P)), shared, device->stream, a);
+    LAUNCH((attention_few<HD, P, CODES>), grid, dim3(THREADS(P)), shared, device->stream, a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 
 // Few thread blocks get rounds of two, where two of these fit; many share a multiprocessor, where that leaves them
 // two rounds each.
-template <int HD> static void launch_fitting(struct gpu_device *device, const attention_args *args)
+template <int HD, bool CODES>
+static void launch_fitting(struct gpu_device *device, const attention_args *args)
 {
     attention_args a = *args;
     a.tiles = (int32_t)((int64_t)a.n_tokens * a.group / 16) + a.n_sequences;
     int64_t blocks = (int64_t)a.tiles * a.kv_heads * (a.partial ? a.segments : 1);
-    a.stages = ring_stages<HD, 2>(device, 1);
+    a.stages = ring_stages<HD, 2, CODES>(device, 1);
     if (blocks <= device->multiprocessors && a.stages >= 2)
-        return launch<HD, 2>(device, a);
-    a.stages = ring_stages<HD, 1>(device, 2);
+        return launch<HD, 2, CODES>(device, a);
+    a.stages = ring_stages<HD, 1, CODES>(device, 2);
     if (a.stages < 2)
-        a.stages = ring_stages<HD, 1>(device, 1);
-    launch<HD, 1>(device, a);
+        a.stages = ring_stages<HD, 1, CODES>(device, 1);
+    launch<HD, 1, CODES>(device, a);
 }
 
-template <int HD> static bool fits(const struct gpu_device *device)
+template <int HD, bool CODES> static bool fits(const struct gpu_device *device)
 {
-    return ring_stages<HD, 1>(device, 1) > 0;
+    return ring_stages<HD, 1, CODES>(device, 1) >= 0;
 }
 
 #undef WARPS
@@ -276,29 +283,37 @@ template <int HD> static bool fits(const struct gpu_device *device)
 
 void GPU(softmax_attention_few)(struct gpu_device *device, const attention_args *a)
 {
-    switch (a->head_dim) {
-    case 64:
-        return launch_fitting<64>(device, a);
-    case 96:
-        return launch_fitting<96>(device, a);
-    case 128:
-        return launch_fitting<128>(device, a);
-    case 256:
-        return launch_fitting<256>(device, a);
+    switch (2 * a->head_dim + a->codes) {
+    case 2 * 64:
+        return launch_fitting<64, false>(device, a);
+    case 2 * 96:
+        return launch_fitting<96, false>(device, a);
+    case 2 * 128:
+        return launch_fitting<128, false>(device, a);
+    case 2 * 256:
+        return launch_fitting<256, false>(device, a);
+    case 2 * 64 + 1:
+        return launch_fitting<64, true>(device, a);
+    case 2 * 128 + 1:
+        return launch_fitting<128, true>(device, a);
     }
 }
 
-bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim)
+bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim, bool codes)
 {
-    switch (head_dim) {
-    case 64:
-        return fits<64>(device);
-    case 96:
-        return fits<96>(device);
-    case 128:
-        return fits<128>(device);
-    case 256:
-        return fits<256>(device);
+    switch (2 * head_dim + codes) {
+    case 2 * 64:
+        return fits<64, false>(device);
+    case 2 * 96:
+        return fits<96, false>(device);
+    case 2 * 128:
+        return fits<128, false>(device);
+    case 2 * 256:
+        return fits<256, false>(device);
+    case 2 * 64 + 1:
+        return fits<64, true>(device);
+    case 2 * 128 + 1:
+        return fits<128, true>(device);
     }
     return false;
 }

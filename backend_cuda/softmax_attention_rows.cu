@@ -5,7 +5,7 @@
 // positions and are free in between: one multiplies while another makes probabilities. Running results of a
 // segment are in registers, and so are those of the segments before it, but for a head size of 256: these are
 // touched once in 1024 positions and live in a part of the workspace.
-#include "backend_cuda/softmax_attention_tile.cuh"
+#include "backend_cuda/softmax_attention_codes.cuh"
 
 namespace
 {
@@ -95,11 +95,12 @@ static __device__ __forceinline__ void multiply_keys(tile_c (&x)[ATTENTION_TILES
     }
 }
 
-template <int HD>
+// The scales, [C] each in shared memory, are those of codes.
+template <int HD, bool CODES>
 static __device__ __forceinline__ void
 make_probabilities(tile_a (&p)[ATTENTION_TILES], tile_c (&x)[ATTENTION_TILES], warp_rows<HD> &rows,
                    const attention_args &a, const attention_tile &tile, const attention_step &step,
-                   uint16_t *scratch)
+                   uint16_t *scratch, const float *key_scales, const float *value_scales)
 {
     bool sees_all = step.node < 0 && rows.lowest >= step.block * RONDO_CHUNK + RONDO_CHUNK - 1;
     int32_t limit[TILE_ROWS];
@@ -113,7 +114,11 @@ make_probabilities(tile_a (&p)[ATTENTION_TILES], tile_c (&x)[ATTENTION_TILES], w
             limit[slot] = attention_limit(step, (tile.row + rows.first + row) / a.group,
                                           row_position(rows, a, tile, row));
     }
+    if constexpr (CODES)
+        attention_scale_columns(x, key_scales);
     attention_softmax(x, limit, a.scale, rows.m, rows.l, f);
+    if constexpr (CODES)
+        attention_scale_columns(x, value_scales);
 #pragma unroll
     for (int n = 0; n < ATTENTION_TILES; n++)
         tile_a_from_c(p[n], x[n], scratch);
@@ -247,14 +252,15 @@ write_rows(const warp_rows<HD> &rows, const warp_total<HD> &total, bool several,
 // ---- the kernel -----------------------------------------------------------------------------------
 
 // All steps of a segment.
-template <int HD, int WARPS>
+template <int HD, int WARPS, bool CODES>
 static __device__ __forceinline__ void run_steps(warp_rows<HD> &rows, const attention_args &a,
                                                  const attention_tile &tile, int32_t head,
                                                  const attention_steps &steps, uint16_t *shared)
 {
     const int stride = ATTENTION_STRIDE(HD);
     uint16_t *scratch = shared + WARPS * 16 * stride;
-    attention_ring<HD, 1> ring = {scratch + WARPS * TILE_SCRATCH, a.stages};
+    typename attention_ring_of<HD, 1, CODES>::type ring = {scratch + WARPS * TILE_SCRATCH,
+                                                           a.stages};
     ring.begin(a, tile, steps, head);
     for (int32_t i = 0; i < steps.n; i++) {
         attention_step step = attention_step_at(tile, steps, i);
@@ -264,14 +270,21 @@ static __device__ __forceinline__ void run_steps(warp_rows<HD> &rows, const atte
         tile_c x[ATTENTION_TILES];
         tile_a p[ATTENTION_TILES];
         multiply_keys<HD>(x, shared + rows.first * stride, ring.keys(i));
-        make_probabilities(p, x, rows, a, tile, step, scratch + rows.first / 16 * TILE_SCRATCH);
+        const float *key_scales = NULL, *value_scales = NULL;
+        if constexpr (CODES) {
+            key_scales = ring.key_scales(i);
+            value_scales = ring.value_scales(i);
+        }
+        make_probabilities<HD, CODES>(p, x, rows, a, tile, step,
+                                      scratch + rows.first / 16 * TILE_SCRATCH, key_scales,
+                                      value_scales);
         multiply_values(rows, p, ring.values(i));
     }
     __syncthreads(); // the ring has been read
 }
 
 // Work item: a tile of rows and a key/value head, longest first; with partial results also a segment.
-template <int HD, int WARPS>
+template <int HD, int WARPS, bool CODES>
 static __device__ __forceinline__ void run_tile(const attention_args &a, int32_t work,
                                                 uint16_t *shared)
 {
@@ -294,7 +307,8 @@ static __device__ __forceinline__ void run_tile(const attention_args &a, int32_t
         a.total + (int64_t)blockIdx.x * WARPS * WARP_SIZE * warp_total<HD>::values + threadIdx.x;
     for (; segment < end; segment++) {
         clear_rows(rows);
-        run_steps<HD, WARPS>(rows, a, tile, head, attention_list_steps(tile, segment), shared);
+        run_steps<HD, WARPS, CODES>(rows, a, tile, head, attention_list_steps(tile, segment),
+                                    shared);
         if (a.partial)
             write_partial<HD>(rows, a, tile, head, segment);
         else if (tile.last >= RONDO_SEGMENT)
@@ -306,34 +320,35 @@ static __device__ __forceinline__ void run_tile(const attention_args &a, int32_t
                    shared + rows.first * ATTENTION_STRIDE(HD));
 }
 
-template <int HD, int WARPS>
+template <int HD, int WARPS, bool CODES>
 static __global__ void __launch_bounds__(WARPS *WARP_SIZE, 1) attention_rows(attention_args a)
 {
     DYN_SHARED(uint16_t, shared);
     int32_t works = a.tiles * a.kv_heads * (a.partial ? a.segments : 1);
     for (int32_t work = (int32_t)blockIdx.x; work < works; work += (int32_t)gridDim.x) {
-        run_tile<HD, WARPS>(a, work, shared);
+        run_tile<HD, WARPS, CODES>(a, work, shared);
         __syncthreads(); // before the next tile's queries
     }
 }
 
 // ---- launching ------------------------------------------------------------------------------------
 
-template <int HD> static size_t shared_size(int warps, int stages)
+template <int HD, bool CODES> static size_t shared_size(int warps, int stages)
 {
-    return ((size_t)warps * (16 * ATTENTION_STRIDE(HD) + TILE_SCRATCH) +
-            (size_t)stages * 2 * ATTENTION_BLOCK(HD)) *
-           sizeof(uint16_t);
+    return (size_t)warps * (16 * ATTENTION_STRIDE(HD) + TILE_SCRATCH) * sizeof(uint16_t) +
+           attention_ring_of<HD, 1, CODES>::type::bytes(stages);
 }
 
 // Warps and blocks of the ring, as many as fit. Returns whether any do.
-template <int HD> static bool choose(const struct gpu_device *device, int *warps, int32_t *stages)
+template <int HD, bool CODES>
+static bool choose(const struct gpu_device *device, int *warps, int32_t *stages)
 {
-    static const int choices[][2] = {{8, 2}, {8, 1}, {4, 1}};
-    for (int i = 0; i < 3; i++) {
+    static const int choices[][2] = {{8, 2}, {8, 1}, {4, 1}, {4, 0}};
+    for (int i = 0; i < 4; i++) {
         *warps = choices[i][0];
         *stages = choices[i][1];
-        if (shared_size<HD>(*warps, *stages) <= device->shared_limit)
+        if (*stages >= attention_ring_of<HD, 1, CODES>::type::fewest &&
+            shared_size<HD, CODES>(*warps, *stages) <= device->shared_limit)
             return true;
     }
     return false;
@@ -345,71 +360,81 @@ static int64_t resident_blocks(const struct gpu_device *device)
     return 2 * (int64_t)device->multiprocessors;
 }
 
-template <int HD, int WARPS> static void launch(struct gpu_device *device, attention_args a)
+template <int HD, int WARPS, bool CODES>
+static void launch(struct gpu_device *device, attention_args a)
 {
-    size_t shared = shared_size<HD>(WARPS, a.stages);
+    size_t shared = shared_size<HD, CODES>(WARPS, a.stages);
     a.tiles = (int32_t)((int64_t)a.n_tokens * a.group / (WARPS * 16)) + a.n_sequences;
     int64_t works = (int64_t)a.tiles * a.kv_heads * (a.partial ? a.segments : 1);
     if (a.total && works > resident_blocks(device))
         works = resident_blocks(device);
     if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)(attention_rows<HD, WARPS>),
+                    cudaFuncSetAttribute((const void *)(attention_rows<HD, WARPS, CODES>),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                     "softmax_attention: shared memory"))
         return;
-    LAUNCH((attention_rows<HD, WARPS>), dim3((unsigned)works), dim3(WARPS * WARP_SIZE), shared,
-           device->stream, a);
+    LAUNCH((attention_rows<HD, WARPS, CODES>), dim3((unsigned)works), dim3(WARPS * WARP_SIZE),
+           shared, device->stream, a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 
-template <int HD> static void launch_fitting(struct gpu_device *device, const attention_args *args)
+template <int HD, bool CODES>
+static void launch_fitting(struct gpu_device *device, const attention_args *args)
 {
     attention_args a = *args;
     int warps;
     if (warp_total<HD>::in_registers)
         a.total = NULL;
-    if (!choose<HD>(device, &warps, &a.stages))
+    if (!choose<HD, CODES>(device, &warps, &a.stages))
         return;
     if (warps == 8)
-        launch<HD, 8>(device, a);
+        launch<HD, 8, CODES>(device, a);
     else
-        launch<HD, 4>(device, a);
+        launch<HD, 4, CODES>(device, a);
 }
 
-template <int HD> static bool fits(const struct gpu_device *device)
+template <int HD, bool CODES> static bool fits(const struct gpu_device *device)
 {
     int warps;
     int32_t stages;
-    return choose<HD>(device, &warps, &stages);
+    return choose<HD, CODES>(device, &warps, &stages);
 }
 
 } // namespace
 
 void GPU(softmax_attention_rows)(struct gpu_device *device, const attention_args *a)
 {
-    switch (a->head_dim) {
-    case 64:
-        return launch_fitting<64>(device, a);
-    case 96:
-        return launch_fitting<96>(device, a);
-    case 128:
-        return launch_fitting<128>(device, a);
-    case 256:
-        return launch_fitting<256>(device, a);
+    switch (2 * a->head_dim + a->codes) {
+    case 2 * 64:
+        return launch_fitting<64, false>(device, a);
+    case 2 * 96:
+        return launch_fitting<96, false>(device, a);
+    case 2 * 128:
+        return launch_fitting<128, false>(device, a);
+    case 2 * 256:
+        return launch_fitting<256, false>(device, a);
+    case 2 * 64 + 1:
+        return launch_fitting<64, true>(device, a);
+    case 2 * 128 + 1:
+        return launch_fitting<128, true>(device, a);
     }
 }
 
-bool GPU(softmax_attention_rows_fit)(const struct gpu_device *device, int32_t head_dim)
+bool GPU(softmax_attention_rows_fit)(const struct gpu_device *device, int32_t head_dim, bool codes)
 {
-    switch (head_dim) {
-    case 64:
-        return fits<64>(device);
-    case 96:
-        return fits<96>(device);
-    case 128:
-        return fits<128>(device);
-    case 256:
-        return fits<256>(device);
+    switch (2 * head_dim + codes) {
+    case 2 * 64:
+        return fits<64, false>(device);
+    case 2 * 96:
+        return fits<96, false>(device);
+    case 2 * 128:
+        return fits<128, false>(device);
+    case 2 * 256:
+        return fits<256, false>(device);
+    case 2 * 64 + 1:
+        return fits<64, true>(device);
+    case 2 * 128 + 1:
+        return fits<128, true>(device);
     }
     return false;
 }

@@ -91,8 +91,14 @@ static __device__ __forceinline__ void attention_wait_but(int32_t n)
 
 // The ring of 64-blocks in shared memory: `stages` rounds of P steps, each with keys and values.
 template <int HD, int P> struct attention_ring {
+    static constexpr int32_t fewest = 1; // stages
     uint16_t *memory;
     int32_t stages;
+
+    __host__ __device__ static constexpr size_t bytes(int32_t stages)
+    {
+        return (size_t)stages * P * 2 * ATTENTION_BLOCK(HD) * sizeof(uint16_t);
+    }
 
     __device__ __forceinline__ uint16_t *keys(int32_t step) const
     {

@@ -484,6 +484,7 @@ static int start(struct bench *b, struct rondo_error *error)
         return result;
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = (enum rondo_kv)options->device.kv,
         .max_context = (int32_t)room,
         .max_sessions = (int32_t)b->n_sessions,
         .max_batch_tokens =
@@ -519,7 +520,7 @@ static int print_results(const struct bench *b, struct rondo_error *error)
     struct cli_bench_head head = {
         .model = rondo_model_directory(b->engine.model),
         .device = rondo_device_description(b->engine.device),
-        .mode = cli_mode_names[options->device.mode],
+        .mode = cli_mode_label(options->device.mode, options->device.kv),
         .threads = b->threads,
         .repeat = (int)options->repeat,
         .bytes_per_token = rondo_context_decode_bytes(b->engine.context, 0),

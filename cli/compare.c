@@ -28,14 +28,15 @@ static const struct cli_option table[] = {
     {.name = "--a",
      .kind = CLI_TEXT,
      .offset = FIELD(a),
-     .argument = "DEVICE[,MODE]",
+     .argument = "DEVICE[,MODE[,KV]]",
      .group = "Sides",
-     .help = "the side that is right: a device as in 'rondo help devices', and a mode",
+     .help = "the side that is right: a device as in 'rondo help devices', a mode, and auto or fp8 "
+             "for keys and values",
      .fallback = "cpu:ref,f32"},
     {.name = "--b",
      .kind = CLI_TEXT,
      .offset = FIELD(b),
-     .argument = "DEVICE[,MODE]",
+     .argument = "DEVICE[,MODE[,KV]]",
      .group = "Sides",
      .help = "the side that is checked",
      .fallback = "cpu,f32"},
@@ -112,6 +113,7 @@ static const struct cli_option table[] = {
 struct side {
     char device[64];
     enum rondo_mode mode;
+    enum rondo_kv kv;
 };
 
 static int parse_mode(const char *option, const char *text, enum rondo_mode *mode)
@@ -125,26 +127,44 @@ static int parse_mode(const char *option, const char *text, enum rondo_mode *mod
     return cli_usage("%s: got mode '%s', want one of f32, bf16, fp8", option, text);
 }
 
-/* "DEVICE[,MODE]" and the mode option that overrides it. */
-static int parse_side(const char *option, const char *text, const char *mode, struct side *side)
+static int parse_kv(const char *option, const char *text, enum rondo_kv *kv)
 {
-    const char *comma = strchr(text, ',');
-    size_t length = comma ? (size_t)(comma - text) : strlen(text);
-    if (!length || length >= sizeof side->device)
-        return cli_usage("%s: got '%s', want DEVICE[,MODE]", option, text);
-    memcpy(side->device, text, length);
-    side->device[length] = 0;
-    side->mode = RONDO_MODE_F32;
-    if (mode)
-        return parse_mode(option, mode, &side->mode);
-    return comma ? parse_mode(option, comma + 1, &side->mode) : RONDO_OK;
+    for (int i = 0; cli_kv_names[i]; i++) {
+        if (!strcmp(text, cli_kv_names[i])) {
+            *kv = (enum rondo_kv)i;
+            return RONDO_OK;
+        }
+    }
+    return cli_usage("%s: got '%s' for keys and values, want auto or fp8", option, text);
 }
 
-static double default_tolerance(enum rondo_mode a, enum rondo_mode b)
+/* "DEVICE[,MODE[,KV]]" and the mode option that overrides it. */
+static int parse_side(const char *option, const char *text, const char *mode, struct side *side)
 {
-    if (a == RONDO_MODE_FP8 || b == RONDO_MODE_FP8)
+    char copy[128], *comma, *second = NULL;
+    if (strlen(text) >= sizeof copy)
+        return cli_usage("%s: got '%s', want DEVICE[,MODE[,KV]]", option, text);
+    strcpy(copy, text);
+    if ((comma = strchr(copy, ',')))
+        *comma++ = 0;
+    if (comma && (second = strchr(comma, ',')))
+        *second++ = 0;
+    if (!*copy || strlen(copy) >= sizeof side->device)
+        return cli_usage("%s: got '%s', want DEVICE[,MODE[,KV]]", option, text);
+    strcpy(side->device, copy);
+    side->mode = RONDO_MODE_F32;
+    side->kv = RONDO_KV_AUTO;
+    int result = second ? parse_kv(option, second, &side->kv) : RONDO_OK;
+    if (!result && (mode || comma))
+        result = parse_mode(option, mode ? mode : comma, &side->mode);
+    return result;
+}
+
+static double default_tolerance(const struct side *a, const struct side *b)
+{
+    if (a->mode == RONDO_MODE_FP8 || b->mode == RONDO_MODE_FP8 || a->kv != b->kv)
         return 3e-2;
-    return a == RONDO_MODE_BF16 || b == RONDO_MODE_BF16 ? 1e-3 : 1e-10;
+    return a->mode == RONDO_MODE_BF16 || b->mode == RONDO_MODE_BF16 ? 1e-3 : 1e-10;
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------- */
@@ -252,15 +272,16 @@ static void print_head(const struct compare_options *options, const struct side 
     const char *name_b = rondo_device_description(device_b);
     if (!options->json) {
         printf("A: %s, mode %s\nB: %s, mode %s\n%zu tokens, NMSE allowed %.3g\n\n", name_a,
-               rondo_mode_name(a->mode), name_b, rondo_mode_name(b->mode), c->n, c->tolerance);
+               cli_mode_label((int)a->mode, (int)a->kv), name_b,
+               cli_mode_label((int)b->mode, (int)b->kv), c->n, c->tolerance);
         return;
     }
     printf("{\"a\":{\"device\":");
     cli_print_json_string(stdout, name_a, strlen(name_a));
-    printf(",\"mode\":\"%s\"},\"b\":{\"device\":", rondo_mode_name(a->mode));
+    printf(",\"mode\":\"%s\"},\"b\":{\"device\":", cli_mode_label((int)a->mode, (int)a->kv));
     cli_print_json_string(stdout, name_b, strlen(name_b));
     printf(",\"mode\":\"%s\"},\"tokens\":%zu,\"tolerance\":%.9g,\"rows\":[",
-           rondo_mode_name(b->mode), c->n, c->tolerance);
+           cli_mode_label((int)b->mode, (int)b->kv), c->n, c->tolerance);
 }
 
 static int compare_sides(const struct compare_options *options, const struct side *a,
@@ -279,6 +300,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
         result = cli_check_length("input", c->n, config->max_position_embeddings, error);
     struct rondo_context_options settings = {
         .mode = a->mode,
+        .kv = a->kv,
         .max_context = (int32_t)c->n,
         .max_batch_tokens = (int32_t)c->n,
         .snapshots = -1,
@@ -286,6 +308,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
     if (!result)
         result = cli_engine_start(first, &settings, error);
     settings.mode = b->mode;
+    settings.kv = b->kv;
     if (!result)
         result = cli_engine_start(second, &settings, error);
     c->a = first->context;
@@ -341,7 +364,7 @@ static int run(void *user)
     struct cli_engine first = {0}, second = {0};
     struct comparison c = {.within = true, .tolerance = options->tolerance};
     if (c.tolerance < 0)
-        c.tolerance = default_tolerance(a.mode, b.mode);
+        c.tolerance = default_tolerance(&a, &b);
     result = cli_engine_open(&first, &options->model, &device_a, &error);
     if (!result && !(second.device = cli_device_open(&device_b, &error)))
         result = error.status;
@@ -366,8 +389,7 @@ static const struct cli_option_set sets[] = {
 const struct cli_command cli_compare = {
     .name = "compare",
     .summary = "compare two devices, or two modes, layer by layer",
-    .usage =
-        "-m DIR [--a DEVICE[,MODE]] [--b DEVICE[,MODE]] (--tokens 1,2,3 | --prompt TEXT | ...)",
+    .usage = "-m DIR [--a DEVICE[,MODE[,KV]]] [--b ...] (--tokens 1,2,3 | --prompt TEXT | ...)",
     .details = "Three views of the same tokens:\n"
                "  free    both sides run alone, so that errors add up from layer to layer\n"
                "  forced  B gets A's input of every layer, so that a layer answers for itself\n"

@@ -13,6 +13,13 @@
 #define MESSAGE(name) offsetof(struct cli_message_options, name)
 
 const char *const cli_mode_names[] = {"f32", "bf16", "fp8", NULL};
+const char *const cli_kv_names[] = {"auto", "fp8", NULL};
+
+const char *cli_mode_label(int mode, int kv)
+{
+    static const char *const with_fp8[] = {"f32 kv-fp8", "bf16 kv-fp8", "fp8 kv-fp8"};
+    return kv == RONDO_KV_FP8 ? with_fp8[mode] : cli_mode_names[mode];
+}
 
 const struct cli_option cli_model_table[CLI_MODEL_OPTIONS] = {
     {.name = "--model",
@@ -77,6 +84,15 @@ const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS] = {
      .help = "numbers between operations",
      .fallback = "f32",
      .choices = cli_mode_names},
+    {.name = "--kv-dtype",
+     .kind = CLI_CHOICE,
+     .offset = DEVICE(kv),
+     .argument = "DTYPE",
+     .group = "Device",
+     .help = "keys and values of softmax attention: as the mode's numbers, or fp8, which halves "
+             "what bf16 takes",
+     .fallback = "auto",
+     .choices = cli_kv_names},
     {.name = "--strict",
      .kind = CLI_FLAG,
      .offset = DEVICE(strict),

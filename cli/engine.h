@@ -18,6 +18,7 @@ struct cli_device_options {
     int64_t threads;
     const char *cpu_mask;
     int mode; /* enum rondo_mode */
+    int kv;   /* enum rondo_kv */
     bool strict;
 };
 
@@ -27,12 +28,16 @@ struct cli_message_options {
 };
 
 #define CLI_MODEL_OPTIONS 3
-#define CLI_DEVICE_OPTIONS 5
+#define CLI_DEVICE_OPTIONS 6
 #define CLI_MESSAGE_OPTIONS 2
 extern const struct cli_option cli_model_table[CLI_MODEL_OPTIONS];
 extern const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS];
 extern const struct cli_option cli_message_table[CLI_MESSAGE_OPTIONS];
 extern const char *const cli_mode_names[]; /* NULL-terminated, by enum rondo_mode */
+extern const char *const cli_kv_names[];   /* and by enum rondo_kv */
+
+/* "bf16", or "bf16 kv-fp8" */
+const char *cli_mode_label(int mode, int kv);
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 

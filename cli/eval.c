@@ -219,6 +219,7 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
     int result = cli_check_length("suite", (size_t)longest, config->max_position_embeddings, error);
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)e->options->device.mode,
+        .kv = (enum rondo_kv)e->options->device.kv,
         .max_context = (int32_t)longest,
         .max_sessions = (int32_t)n,
         .max_batch_tokens = (int32_t)e->options->chunk,
@@ -437,7 +438,7 @@ static int finish(const struct evaluation *e, struct rondo_error *error)
     struct cli_eval_report report = {
         .model = rondo_model_directory(e->engine.model),
         .device = rondo_device_description(e->engine.device),
-        .mode = cli_mode_names[e->options->device.mode],
+        .mode = cli_mode_label(e->options->device.mode, e->options->device.kv),
         .suite = &e->suite,
         .results = e->results,
         .seconds = e->seconds,

@@ -303,6 +303,7 @@ static int walk_plan(const struct info_options *options, const struct cli_engine
 {
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = (enum rondo_kv)options->device.kv,
         .max_context = 64,
         .max_batch_tokens = 64,
         .snapshots = -1,
@@ -319,10 +320,11 @@ static int walk_plan(const struct info_options *options, const struct cli_engine
 /* ---- the command ------------------------------------------------------------------------------- */
 
 static int memory_for(const struct info_options *options, const struct cli_engine *engine,
-                      struct rondo_memory *memory, struct rondo_error *error)
+                      enum rondo_kv kv, struct rondo_memory *memory, struct rondo_error *error)
 {
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = kv,
         .max_context = (int32_t)options->ctx,
         .max_sessions = (int32_t)options->batch,
     };
@@ -403,8 +405,9 @@ static cJSON *devices_json(void)
     return array;
 }
 
+/* other: with keys and values kept the other way. */
 static void print_text(const struct info_options *options, const struct rondo_model *model,
-                       const struct rondo_memory *memory)
+                       const struct rondo_memory *memory, const struct rondo_memory *other)
 {
     const struct rondo_config *config = rondo_model_config(model);
     struct dtype_sum sums[RONDO_DTYPE_COUNT];
@@ -433,11 +436,14 @@ static void print_text(const struct info_options *options, const struct rondo_mo
         print_tensors(model);
 
     printf("\nmemory of %" PRId64 " session%s of %" PRId64 " tokens, mode %s\n", options->batch,
-           options->batch > 1 ? "s" : "", options->ctx, cli_mode_names[options->device.mode]);
+           options->batch > 1 ? "s" : "", options->ctx,
+           cli_mode_label(options->device.mode, options->device.kv));
     printf("  weights       %12s\n", cli_format_size(memory->weights, b));
     printf("  KV pages      %12s", cli_format_size(memory->kv_pages, b));
-    printf("   (%s if every layer were softmax attention)\n",
+    printf("   (%s if every layer were softmax attention;",
            cli_format_size(all_softmax_pages(config, memory), b));
+    printf(" %s with --kv-dtype %s)\n", cli_format_size(other->kv_pages, b),
+           cli_kv_names[!options->device.kv]);
     printf("  linear states %12s\n", cli_format_size(memory->states, b));
     printf("  activations   %12s\n", cli_format_size(memory->activations, b));
     printf("  total         %12s\n", cli_format_size(memory->total, b));
@@ -472,7 +478,8 @@ static cJSON *info_json(const struct info_options *options, const struct rondo_m
     object = cJSON_AddObjectToObject(root, "memory");
     cJSON_AddNumberToObject(object, "ctx", (double)options->ctx);
     cJSON_AddNumberToObject(object, "batch", (double)options->batch);
-    cJSON_AddStringToObject(object, "mode", cli_mode_names[options->device.mode]);
+    cJSON_AddStringToObject(object, "mode",
+                            cli_mode_label(options->device.mode, options->device.kv));
     cJSON_AddNumberToObject(object, "weights", (double)memory->weights);
     cJSON_AddNumberToObject(object, "kv_pages", (double)memory->kv_pages);
     cJSON_AddNumberToObject(object, "kv_pages_all_softmax",
@@ -508,15 +515,19 @@ static int print_json(const struct info_options *options, const struct cli_engin
 static int show(struct info_options *options, const struct cli_engine *engine,
                 struct rondo_error *error)
 {
-    struct rondo_memory memory;
+    struct rondo_memory memory, other;
+    enum rondo_kv kv = (enum rondo_kv)options->device.kv;
     int32_t limit = rondo_model_config(engine->model)->max_position_embeddings;
     if (!options->ctx)
         options->ctx = limit < 4096 ? limit : 4096;
-    int result = memory_for(options, engine, &memory, error);
+    int result = memory_for(options, engine, kv, &memory, error);
+    if (!result)
+        result = memory_for(options, engine, kv == RONDO_KV_FP8 ? RONDO_KV_AUTO : RONDO_KV_FP8,
+                            &other, error);
     if (!result && options->json) {
         result = print_json(options, engine, &memory, error);
     } else if (!result) {
-        print_text(options, engine->model, &memory);
+        print_text(options, engine->model, &memory, &other);
         if (options->plan) {
             printf("\nplan\n");
             result = walk_plan(options, engine, print_plan_line, NULL, error);

@@ -162,6 +162,7 @@ static int start(const struct logits_options *options, struct cli_engine *engine
         return result;
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = (enum rondo_kv)options->device.kv,
         .max_context = (int32_t)(n + n_nodes),
         .max_batch_tokens = options->chunk > 512 ? (int32_t)options->chunk : 512,
         .max_draft = (int32_t)n_nodes,

@@ -124,6 +124,7 @@ static int measure(const struct perplexity_options *options, struct cli_engine *
         return result;
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = (enum rondo_kv)options->device.kv,
         .max_context = (int32_t)options->ctx,
         .max_batch_tokens = options->chunk > 512 ? (int32_t)options->chunk : 512,
         .snapshots = -1,

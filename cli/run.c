@@ -300,6 +300,7 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         return result;
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)options->device.mode,
+        .kv = (enum rondo_kv)options->device.kv,
         .max_context = (int32_t)ctx,
         .max_batch_tokens = (int32_t)options->chunk,
     };

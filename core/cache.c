@@ -27,10 +27,10 @@ uint64_t rondo_cache_kv_bytes(const struct rondo_config *config,
 {
     int32_t linear, softmax;
     count_layers(config, &linear, &softmax);
-    uint64_t row = row_bytes(config->num_key_value_heads, config->head_dim, sizes->dtype);
-    uint64_t rows = (uint64_t)sizes->n_pages * RONDO_CHUNK +
-                    (uint64_t)sizes->n_slots * (uint64_t)sizes->max_draft;
-    return (uint64_t)softmax * 2 * rows * row;
+    uint64_t page = rondo_kv_block_bytes(sizes->kv_dtype, RONDO_CHUNK, config->head_dim),
+             draft = rondo_kv_block_bytes(sizes->kv_dtype, sizes->max_draft, config->head_dim);
+    return (uint64_t)softmax * 2 * (uint64_t)config->num_key_value_heads *
+           ((uint64_t)sizes->n_pages * page + (uint64_t)sizes->n_slots * draft);
 }
 
 uint64_t rondo_cache_state_bytes(const struct rondo_config *config,
@@ -58,7 +58,8 @@ size_t rondo_cache_slot_tail_bytes(const struct rondo_cache *cache)
 
 size_t rondo_cache_page_bytes(const struct rondo_cache *cache)
 {
-    return RONDO_CHUNK * row_bytes(cache->kv_heads, cache->head_dim, cache->dtype);
+    return (size_t)cache->kv_heads *
+           rondo_kv_block_bytes(cache->kv_dtype, RONDO_CHUNK, cache->head_dim);
 }
 
 /* ---- making ----------------------------------------------------------------------------------- */
@@ -71,7 +72,8 @@ static int create_layers(struct rondo_cache *cache, const struct rondo_config *c
     size_t tail = rondo_cache_slot_tail_bytes(cache) * (size_t)cache->n_slots;
     size_t drafts = (size_t)cache->n_slots * (size_t)cache->max_draft;
     size_t linear_draft = drafts * row_bytes(cache->heads, cache->head_dim, cache->dtype);
-    size_t kv_draft = drafts * row_bytes(cache->kv_heads, cache->head_dim, cache->dtype);
+    size_t kv_draft = (size_t)cache->n_slots * (size_t)cache->kv_heads *
+                      rondo_kv_block_bytes(cache->kv_dtype, cache->max_draft, cache->head_dim);
     size_t pages = rondo_cache_page_bytes(cache) * (size_t)cache->n_pages;
 
     for (int32_t l = 0; l < cache->n_layers; l++) {
@@ -89,7 +91,7 @@ static int create_layers(struct rondo_cache *cache, const struct rondo_config *c
                 return 1;
         } else {
             struct rondo_kv_cache *kv = &cache->kv[l];
-            kv->dtype = cache->dtype;
+            kv->dtype = cache->kv_dtype;
             kv->max_draft = cache->max_draft;
             kv->k = device->allocate(device, pages);
             kv->v = device->allocate(device, pages);
@@ -129,6 +131,7 @@ int rondo_cache_create(struct rondo_cache *cache, const struct rondo_config *con
         .device = device,
         .n_layers = config->num_hidden_layers,
         .dtype = sizes->dtype,
+        .kv_dtype = sizes->kv_dtype,
         .heads = config->num_attention_heads,
         .kv_heads = config->num_key_value_heads,
         .head_dim = config->head_dim,

@@ -8,7 +8,8 @@
 struct rondo_cache {
     struct rondo_device *device;
     int32_t n_layers, n_linear, n_softmax;
-    enum rondo_dtype dtype; /* of tails, pages and drafts */
+    enum rondo_dtype dtype;    /* of linear layers: tails and drafts */
+    enum rondo_dtype kv_dtype; /* of softmax layers: pages and drafts */
     int32_t heads, kv_heads, head_dim, max_draft;
     int32_t n_slots; /* of sessions: states, tails and drafts */
     int32_t
@@ -27,7 +28,7 @@ struct rondo_cache {
 };
 
 struct rondo_cache_sizes {
-    enum rondo_dtype dtype;
+    enum rondo_dtype dtype, kv_dtype;
     int32_t n_slots, n_snapshots, n_pages, max_draft;
 };
 

@@ -16,6 +16,9 @@ static int fill_settings(const struct rondo_model *model,
     if ((unsigned)settings->mode > RONDO_MODE_FP8)
         return rondo_fail(error, RONDO_USAGE, "mode: unknown (got %d, want f32, bf16 or fp8)",
                           (int)settings->mode);
+    if ((unsigned)settings->kv > RONDO_KV_FP8)
+        return rondo_fail(error, RONDO_USAGE, "kv: unknown (got %d, want auto or fp8)",
+                          (int)settings->kv);
     if (settings->max_context == 0)
         settings->max_context = config->max_position_embeddings;
     if (settings->max_sessions == 0)
@@ -67,8 +70,10 @@ int32_t rondo_snapshots_per_session(const struct rondo_context_options *settings
 
 static struct rondo_cache_sizes cache_sizes(const struct rondo_context_options *settings)
 {
+    enum rondo_dtype act = settings->mode == RONDO_MODE_F32 ? RONDO_F32 : RONDO_BF16;
     return (struct rondo_cache_sizes){
-        .dtype = settings->mode == RONDO_MODE_F32 ? RONDO_F32 : RONDO_BF16,
+        .dtype = act,
+        .kv_dtype = settings->kv == RONDO_KV_FP8 ? RONDO_F8_E4M3 : act,
         .n_slots = settings->max_sessions,
         .n_snapshots = settings->max_sessions * rondo_snapshots_per_session(settings),
         .n_pages = (int32_t)((settings->kv_tokens + RONDO_CHUNK - 1) / RONDO_CHUNK),
@@ -484,6 +489,7 @@ uint64_t rondo_context_decode_bytes(const struct rondo_context *context, int64_t
     const struct rondo_plan *plan = &context->plan;
     const struct rondo_config *config = plan->config;
     uint64_t hd = (uint64_t)config->head_dim, element = rondo_dtype_size(context->cache.dtype);
+    uint64_t page = rondo_cache_page_bytes(&context->cache); /* keys or values of C positions */
     uint64_t bytes = 0;
     for (int32_t i = 0; i < plan->n_steps; i++) {
         const struct rondo_step *step = &plan->steps[i];
@@ -493,8 +499,7 @@ uint64_t rondo_context_decode_bytes(const struct rondo_context *context, int64_t
                      rows = (uint64_t)(position % RONDO_CHUNK) + 1;
             bytes += H * hd * hd * sizeof(float) + 2 * rows * H * hd * element;
         } else if (step->op == RONDO_OP_SOFTMAX_ATTENTION) {
-            bytes +=
-                2 * ((uint64_t)position + 1) * (uint64_t)config->num_key_value_heads * hd * element;
+            bytes += 2 * ((uint64_t)position + 1) * page / RONDO_CHUNK;
         }
     }
     return bytes;

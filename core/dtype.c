@@ -26,6 +26,11 @@ const char *rondo_mode_name(enum rondo_mode mode)
     return mode == RONDO_MODE_F32 ? "f32" : mode == RONDO_MODE_BF16 ? "bf16" : "fp8";
 }
 
+const char *rondo_kv_name(enum rondo_kv kv)
+{
+    return kv == RONDO_KV_FP8 ? "fp8" : "auto";
+}
+
 float rondo_f16_to_f32(uint16_t bits)
 {
     uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;

@@ -225,9 +225,10 @@ static void check_softmax_attention(struct check *check,
     want_tensor(check, "out", &op->out, T, op->heads * hd);
     want(check, is_act(op->out.dtype), "out", "is not f32 or bf16");
     want(check, op->cache.k && op->cache.v, "cache", "is missing");
-    want(check,
-         op->cache.dtype == op->k.dtype && op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype,
-         "cache", "is not of the dtype of q, k and v");
+    want(check, op->q.dtype == op->k.dtype && op->v.dtype == op->k.dtype, "q",
+         "is not stored like k and v");
+    want(check, op->cache.dtype == op->k.dtype || op->cache.dtype == RONDO_F8_E4M3, "cache",
+         "is neither of the dtype of k and v nor f8_e4m3");
     want_apart(check, &op->q, &op->out, "out");
     want_apart(check, &op->k, &op->out, "out");
     want_apart(check, &op->v, &op->out, "out");

@@ -70,13 +70,31 @@ struct rondo_linear_cache {
     int32_t max_draft;
 };
 
-/* Of one softmax layer. */
+/* Of one softmax layer. Of dtype act the rows of a head are a block [rows, hd], rows being C of a page and
+ * max_draft of drafts. Of dtype f8_e4m3 a row is codes and a scale s, with
+ *     s as quantize makes it from the row's largest magnitude, but NaN when an x is not finite;
+ *     code = e4m3(x / s), value = code * s
+ * and a block is first the scales [rows] f32, filled up to a multiple of 16 bytes, then the codes [rows, hd],
+ * filled up likewise. */
 struct rondo_kv_cache {
-    void *k, *v;             /* [pages, Hkv, C, hd] act */
-    void *draft_k, *draft_v; /* [slots, Hkv, max_draft, hd] act, row = node */
-    enum rondo_dtype dtype;
+    void *k, *v;             /* [pages, Hkv] blocks of C rows */
+    void *draft_k, *draft_v; /* [slots, Hkv] blocks of max_draft rows, row = node */
+    enum rondo_dtype dtype;  /* act or f8_e4m3 */
     int32_t max_draft;
 };
+
+/* Where the rows of a block begin, and the bytes of a block. */
+static inline size_t rondo_kv_rows_offset(enum rondo_dtype dtype, int64_t rows)
+{
+    return dtype == RONDO_F8_E4M3 ? ((size_t)rows * sizeof(float) + 15) & ~(size_t)15 : 0;
+}
+
+static inline size_t rondo_kv_block_bytes(enum rondo_dtype dtype, int64_t rows, int64_t head_dim)
+{
+    size_t size = (size_t)rows * (size_t)head_dim * rondo_dtype_size(dtype);
+    return dtype == RONDO_F8_E4M3 ? rondo_kv_rows_offset(dtype, rows) + ((size + 15) & ~(size_t)15)
+                                  : size;
+}
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
@@ -197,6 +215,8 @@ struct rondo_op_linear_attention {
  *     Segments merge in order, the first one as it is: m' = max(M, m); f = exp(M - m'), g = exp(m - m');
  *     L = fma(L, f, l * g); O[c] = fma(O[c], f, o[c] * g); M = m'.  out[c] = O[c] * (1 / L).
  *   exp is rondo_exp.
+ *   With a cache of f8_e4m3, k and v stand for codes, and their scales sk, sv come in apart:
+ *     x_j = ((fma over d of q[d] k_j[d], from 0) * sk_j) * scale; l sums p_j; o[c] = fma(p_j * sv_j, v_j[c], o[c]).
  * A node sees positions below `start` in the pages and its ancestors at positions start and above, in the
  * very same blocks. NMSE 1e-11 (f32), 1e-5 (bf16 out). */
 struct rondo_op_softmax_attention {
@@ -209,8 +229,8 @@ struct rondo_op_softmax_attention {
 };
 
 /* Moves accepted drafts into the caches of one layer: path[i] is the node that becomes position start + i.
- * Linear layers fold chunks that become whole, in the order and with the tolerance of linear_attention. Rows
- * are exact. */
+ * Linear layers fold chunks that become whole, in the order and with the tolerance of linear_attention. Rows,
+ * with their scales, are exact. */
 struct rondo_op_accept {
     int32_t slot, start, n;
     const int32_t *path;       /* [n] */

@@ -92,6 +92,14 @@ enum rondo_mode {
 
 RONDO_API const char *rondo_mode_name(enum rondo_mode mode);
 
+/* How a context keeps the keys and values of softmax-attention layers. Tails of linear layers are activations. */
+enum rondo_kv {
+    RONDO_KV_AUTO, /* as activations: f32 in mode f32, else bf16 */
+    RONDO_KV_FP8, /* E4M3 codes with an f32 scale for each token and head: 1 + 4 / head_dim bytes */
+};
+
+RONDO_API const char *rondo_kv_name(enum rondo_kv kv); /* "auto", "fp8" */
+
 /* ---- devices -------------------------------------------------------------------------------- */
 
 struct rondo_device_info {
@@ -243,6 +251,7 @@ RONDO_API void rondo_model_tensor(const struct rondo_model *model, size_t index,
 
 struct rondo_context_options {
     enum rondo_mode mode;
+    enum rondo_kv kv;
     int32_t max_context;      /* tokens one session may hold; 0: max_position_embeddings */
     int32_t max_sessions;     /* sessions alive at once; 0: 1 */
     int32_t max_batch_tokens; /* tokens of one run; longer prompts are cut; 0: 512 */
@@ -381,7 +390,7 @@ RONDO_API int rondo_session_accept(struct rondo_session *session, const int32_t 
                                    struct rondo_error *error);
 
 /* Whole session (tokens, KV pages, states, tails, snapshots) to and from a file: versioned, checksummed,
- * bound to the model's hash and to the mode. Written atomically. load replaces what the session held; a file
+ * bound to the model's hash, to the mode and to how keys and values are kept. Written atomically. load replaces what the session held; a file
  * that is refused changes nothing, one that can not be read to its end a second time leaves it empty. */
 RONDO_API int rondo_session_save(const struct rondo_session *session, const char *path,
                                  struct rondo_error *error);

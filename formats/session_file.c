@@ -22,7 +22,8 @@
 
 struct header {
     char magic[8];
-    uint32_t version, mode;
+    uint32_t version;
+    uint16_t mode, kv;
     uint64_t model_hash;
     double yarn_factor; /* 0: none */
     int32_t decay_offset, n_layers, heads, kv_heads, head_dim, chunk;
@@ -88,11 +89,13 @@ static int get(struct stream *stream, void *bytes, size_t size)
 
 /* ---- what a session's caches are made of ------------------------------------------------------- */
 
-/* A piece of device memory, made of blocks of which only the first bytes mean anything: rows past a sequence's
- * length may be left from another session. */
+/* A piece of device memory, made of blocks of which only some first bytes mean anything, and some that follow
+ * further on: rows past a sequence's length may be left from another session. */
 struct piece {
     void *memory; /* [size], NULL where there is none in particular */
-    size_t size, block, used;
+    size_t size, block;
+    size_t used;                  /* of a block */
+    size_t further, further_used; /* where the others begin, and how many they are; 0: none */
 };
 
 /* Called for each piece, in the order of the file. */
@@ -107,6 +110,16 @@ static size_t next_part(const struct piece *piece, size_t done)
     return piece->size - done < most ? piece->size - done : most;
 }
 
+static void clear_unused(char *block, const struct piece *piece)
+{
+    size_t used = piece->further + piece->further_used;
+    if (piece->further)
+        memset(block + piece->used, 0, piece->further - piece->used);
+    else
+        used = piece->used;
+    memset(block + used, 0, piece->block - used);
+}
+
 static int write_piece(struct stream *stream, struct rondo_device *device,
                        const struct piece *piece)
 {
@@ -114,7 +127,7 @@ static int write_piece(struct stream *stream, struct rondo_device *device,
         size_t n = next_part(piece, done);
         device->read(device, stream->buffer, (char *)piece->memory + done, n);
         for (size_t at = 0; piece->used < piece->block && at < n; at += piece->block)
-            memset(stream->buffer + at + piece->used, 0, piece->block - piece->used);
+            clear_unused(stream->buffer + at, piece);
         int status = put(stream, stream->buffer, n);
         if (status)
             return status;
@@ -153,12 +166,22 @@ struct walk {
     piece_function *piece;
 };
 
-/* Rows [C, hd] of each head, `rows` of C in use. */
-static int walk_rows(const struct walk *walk, void *memory, size_t size, int32_t rows)
+/* Rows [C, hd] of each head, `rows` of C in use; of f8_e4m3 their scales stand before them. */
+static int walk_rows(const struct walk *walk, void *memory, size_t size, enum rondo_dtype dtype,
+                     int32_t rows)
 {
-    const struct rondo_cache *cache = &walk->context->cache;
-    size_t row = (size_t)cache->head_dim * rondo_dtype_size(cache->dtype);
-    struct piece piece = {memory, size, RONDO_CHUNK * row, (size_t)rows * row};
+    size_t hd = (size_t)walk->context->cache.head_dim, n = (size_t)rows;
+    struct piece piece = {memory,
+                          size,
+                          rondo_kv_block_bytes(dtype, RONDO_CHUNK, (int64_t)hd),
+                          n * hd * rondo_dtype_size(dtype),
+                          0,
+                          0};
+    if (dtype == RONDO_F8_E4M3) {
+        piece.further = rondo_kv_rows_offset(dtype, RONDO_CHUNK);
+        piece.further_used = piece.used;
+        piece.used = n * sizeof(float);
+    }
     return walk->piece(walk->stream, walk->context->device, &piece);
 }
 
@@ -167,13 +190,13 @@ static int walk_linear(const struct walk *walk, const struct rondo_linear_cache 
     const struct rondo_cache *cache = &walk->context->cache;
     size_t state = rondo_cache_slot_state_bytes(cache), tail = rondo_cache_slot_tail_bytes(cache);
     const struct rondo_session *session = walk->session;
-    struct piece piece = {session ? at_slot(linear->state, state, session->slot) : NULL, state,
-                          state, state};
+    struct piece piece = {
+        session ? at_slot(linear->state, state, session->slot) : NULL, state, state, state, 0, 0};
     void *tails[2] = {linear->tail_k, linear->tail_v};
     int status = walk->piece(walk->stream, walk->context->device, &piece);
     for (int i = 0; i < 2 && !status; i++)
         status = walk_rows(walk, session ? at_slot(tails[i], tail, session->slot) : NULL, tail,
-                           walk->length % RONDO_CHUNK);
+                           linear->dtype, walk->length % RONDO_CHUNK);
     for (int32_t i = 0; i < walk->n_snapshots && !status; i++) {
         bool kept = session && walk->snapshot_slots[i] >= 0;
         piece.memory = kept ? at_slot(linear->state, state, walk->snapshot_slots[i]) : NULL;
@@ -192,7 +215,8 @@ static int walk_softmax(const struct walk *walk, const struct rondo_kv_cache *kv
             int32_t rows = walk->length - p * RONDO_CHUNK;
             void *memory =
                 walk->session ? at_slot(bases[i], page, walk->session->page_table[p]) : NULL;
-            status = walk_rows(walk, memory, page, rows < RONDO_CHUNK ? rows : RONDO_CHUNK);
+            status =
+                walk_rows(walk, memory, page, kv->dtype, rows < RONDO_CHUNK ? rows : RONDO_CHUNK);
         }
     }
     return status;
@@ -220,7 +244,8 @@ static struct header make_header(const struct rondo_context *context, int32_t le
     const struct rondo_config *config = &context->model->config;
     struct header header = {
         .version = VERSION,
-        .mode = context->settings.mode,
+        .mode = (uint16_t)context->settings.mode,
+        .kv = (uint16_t)context->settings.kv,
         .model_hash = context->model->hash,
         .yarn_factor = config->yarn.enabled ? config->yarn.factor : 0,
         .decay_offset = config->decay_offset,
@@ -311,6 +336,12 @@ static int check_header(const struct header *got, const struct rondo_context *co
             error, RONDO_FAILED, "%s: mode: made with another one (got %s, want %s)", path,
             got->mode <= RONDO_MODE_FP8 ? rondo_mode_name((enum rondo_mode)got->mode) : "unknown",
             rondo_mode_name((enum rondo_mode)want.mode));
+    if (got->kv != want.kv)
+        return rondo_fail(
+            error, RONDO_FAILED,
+            "%s: keys and values: made with another dtype (got %s, want %s); see --kv-dtype", path,
+            got->kv <= RONDO_KV_FP8 ? rondo_kv_name((enum rondo_kv)got->kv) : "unknown",
+            rondo_kv_name((enum rondo_kv)want.kv));
     if (got->decay_offset != want.decay_offset || got->yarn_factor != want.yarn_factor)
         return rondo_fail(
             error, RONDO_FAILED,

@@ -47,6 +47,23 @@ static inline float32x4_t v_exp(float32x4_t x)
     return vmulq_f32(e, vreinterpretq_f32_s32(high));
 }
 
+/* Exponent and mantissa move to where f32 has them, and the bias is put right by a product, which makes subnormal
+ * codes right as well. */
+static inline float32x4_t v_load_e4m3(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    uint8x8_t bytes = vreinterpret_u8_u32(vdup_n_u32(four));
+    uint32x4_t code = vmovl_u16(vget_low_u16(vmovl_u8(bytes)));
+    uint32x4_t magnitude = vandq_u32(code, vdupq_n_u32(0x7f));
+    uint32x4_t sign = vshlq_n_u32(veorq_u32(code, magnitude), 24);
+    float32x4_t x =
+        vmulq_f32(vreinterpretq_f32_u32(vshlq_n_u32(magnitude, 20)), vdupq_n_f32(0x1p120f));
+    uint32x4_t nan = vceqq_u32(magnitude, vdupq_n_u32(0x7f));
+    uint32x4_t bits = vbslq_u32(nan, vdupq_n_u32(0x7fc00000), vreinterpretq_u32_f32(x));
+    return vreinterpretq_f32_u32(vorrq_u32(bits, sign));
+}
+
 static inline void v_split(float32x4_t *x, float32x4_t *y)
 {
     float32x4x2_t parts = vuzpq_f32(*x, *y);

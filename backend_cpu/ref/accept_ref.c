@@ -28,16 +28,23 @@ static void accept_linear(const struct rondo_op_accept *op, int32_t head)
     }
 }
 
-static void accept_kv(const struct rondo_op_accept *op, int32_t head)
+/* Rows of keys, or of values. */
+static void accept_kv(const struct rondo_op_accept *op, int32_t head, void *pages,
+                      const void *drafts)
 {
-    const struct rondo_kv_cache *cache = &op->kv;
+    enum rondo_dtype dtype = op->kv.dtype;
     int32_t hd = op->head_dim;
+    struct rondo_kv_block from =
+        rondo_kv_block(drafts, dtype, (int64_t)op->slot * op->heads + head, op->kv.max_draft, hd);
     for (int32_t i = 0; i < op->n; i++) {
-        int32_t position = op->start + i, page = op->page_table[position / RONDO_CHUNK];
-        size_t to = rondo_cache_row(page, op->heads, head, RONDO_CHUNK, position % RONDO_CHUNK, hd);
-        size_t from = rondo_cache_row(op->slot, op->heads, head, cache->max_draft, op->path[i], hd);
-        move_row(cache->k, cache->draft_k, cache->dtype, to, from, hd);
-        move_row(cache->v, cache->draft_v, cache->dtype, to, from, hd);
+        int32_t position = op->start + i, row = position % RONDO_CHUNK, node = op->path[i];
+        int64_t page = op->page_table[position / RONDO_CHUNK];
+        struct rondo_kv_block to =
+            rondo_kv_block(pages, dtype, page * op->heads + head, RONDO_CHUNK, hd);
+        memcpy(rondo_kv_row(&to, dtype, row, hd), rondo_kv_row(&from, dtype, node, hd),
+               (size_t)hd * rondo_dtype_size(dtype));
+        if (to.scales)
+            to.scales[row] = from.scales[node];
     }
 }
 
@@ -48,7 +55,9 @@ void rondo_accept_ref(struct rondo_device *device, const struct rondo_op_accept 
     for (int32_t head = 0; head < op->heads; head++) {
         if (op->linear.state)
             accept_linear(op, head);
-        if (op->kv.k)
-            accept_kv(op, head);
+        if (op->kv.k) {
+            accept_kv(op, head, op->kv.k, op->kv.draft_k);
+            accept_kv(op, head, op->kv.v, op->kv.draft_v);
+        }
     }
 }

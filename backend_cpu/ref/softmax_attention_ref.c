@@ -1,6 +1,9 @@
 /* Reference of softmax_attention: one query head of one token after the other, straight from the order in
  * core/ops.h. */
 #include "backend_cpu/attention_internal.h"
+#include "backend_cpu/basic.h"
+
+#include <float.h>
 
 /* Channels of the output that are made at once; the scores are made anew for each strip. */
 #define STRIP 64
@@ -20,26 +23,36 @@ struct part {
     float m, l, o[STRIP];
 };
 
-/* The row of a position: array of keys and values, first element. */
+/* The row of a position: keys and values of the cache's dtype, and their scales, 1 where they have none. */
 struct row {
-    const void *k, *v;
-    size_t at;
+    const void *k, *v; /* [hd] */
+    float k_scale, v_scale;
 };
+
+static struct row row_of(const struct rondo_kv_cache *cache, const void *k, const void *v,
+                         int64_t index, int32_t n, int32_t row, int32_t hd)
+{
+    struct rondo_kv_block keys = rondo_kv_block(k, cache->dtype, index, n, hd);
+    struct rondo_kv_block values = rondo_kv_block(v, cache->dtype, index, n, hd);
+    return (struct row){rondo_kv_row(&keys, cache->dtype, row, hd),
+                        rondo_kv_row(&values, cache->dtype, row, hd), rondo_kv_scale(&keys, row),
+                        rondo_kv_scale(&values, row)};
+}
 
 static struct row row_at(const struct query *query, int32_t position)
 {
     const struct rondo_op_softmax_attention *op = query->op;
     const struct rondo_kv_cache *cache = &op->cache;
     int32_t head = query->head / (op->heads / op->kv_heads), hd = op->head_dim;
-    if (query->node < 0 || position < query->sequence->start)
-        return (struct row){cache->k, cache->v,
-                            rondo_cache_row(query->pages[position / RONDO_CHUNK], op->kv_heads,
-                                            head, RONDO_CHUNK, position % RONDO_CHUNK, hd)};
+    if (query->node < 0 || position < query->sequence->start) {
+        int64_t page = query->pages[position / RONDO_CHUNK];
+        return row_of(cache, cache->k, cache->v, page * op->kv_heads + head, RONDO_CHUNK,
+                      position % RONDO_CHUNK, hd);
+    }
     const int32_t *parent = op->batch->parent + query->sequence->first_token;
     int32_t node = rondo_draft_ancestor(parent, query->node, query->position, position);
-    return (struct row){
-        cache->draft_k, cache->draft_v,
-        rondo_cache_row(query->sequence->slot, op->kv_heads, head, cache->max_draft, node, hd)};
+    return row_of(cache, cache->draft_k, cache->draft_v,
+                  (int64_t)query->sequence->slot * op->kv_heads + head, cache->max_draft, node, hd);
 }
 
 /* Adds positions [start, end) of one C-block to the part. */
@@ -55,8 +68,8 @@ static void add_block(const struct query *query, struct part *part, bool is_firs
         float score = 0.0f;
         for (int32_t d = 0; d < op->head_dim; d++)
             score = fmaf(rondo_load(q, op->q.dtype, q_at + d),
-                         rondo_load(row.k, op->cache.dtype, row.at + d), score);
-        x[j] = score * op->scale;
+                         rondo_load(row.k, op->cache.dtype, (size_t)d), score);
+        x[j] = score * row.k_scale * op->scale;
         m = x[j] > m ? x[j] : m;
     }
     float f = is_first ? 0.0f : rondo_exp(part->m - m);
@@ -71,9 +84,10 @@ static void add_block(const struct query *query, struct part *part, bool is_firs
         part->o[c] = is_first ? 0.0f : part->o[c] * f;
     for (int32_t j = 0; j < end - start; j++) {
         struct row row = row_at(query, start + j);
+        float p = x[j] * row.v_scale;
         for (int32_t c = 0; c < n; c++) {
-            float v = rondo_load(row.v, op->cache.dtype, row.at + first + c);
-            part->o[c] = fmaf(x[j], v, part->o[c]);
+            float v = rondo_load(row.v, op->cache.dtype, (size_t)(first + c));
+            part->o[c] = fmaf(p, v, part->o[c]);
         }
     }
 }
@@ -114,34 +128,56 @@ static void output_row(const struct query *query)
     }
 }
 
-static void store_row(const struct rondo_op_softmax_attention *op, int32_t token, int32_t head,
-                      void *to_k, void *to_v, size_t at)
+/* x [hd] is of the cache's dtype, unless that is f8_e4m3. */
+static void store_row(const struct rondo_kv_block *block, enum rondo_dtype dtype, int32_t row,
+                      const void *x, enum rondo_dtype x_dtype, int32_t head_dim)
 {
-    const void *k = rondo_tensor_row(&op->k, token), *v = rondo_tensor_row(&op->v, token);
-    size_t from = (size_t)head * op->head_dim;
-    for (int32_t d = 0; d < op->head_dim; d++) {
-        rondo_store(to_k, op->cache.dtype, at + d, rondo_load(k, op->k.dtype, from + d));
-        rondo_store(to_v, op->cache.dtype, at + d, rondo_load(v, op->v.dtype, from + d));
+    char *to = rondo_kv_row(block, dtype, row, head_dim);
+    float largest = 0;
+    bool is_finite = true;
+    if (!block->scales) {
+        memcpy(to, x, (size_t)head_dim * rondo_dtype_size(dtype));
+        return;
     }
+    for (int32_t d = 0; d < head_dim; d++) {
+        float magnitude = fabsf(rondo_load(x, x_dtype, (size_t)d));
+        largest = magnitude > largest ? magnitude : largest;
+        is_finite &= magnitude <= FLT_MAX;
+    }
+    float scale = is_finite ? rondo_quantize_scale(largest, false) : NAN;
+    block->scales[row] = scale;
+    for (int32_t d = 0; d < head_dim; d++)
+        rondo_store(to, dtype, (size_t)d, rondo_load(x, x_dtype, (size_t)d) / scale);
+}
+
+void rondo_kv_store_token(const struct rondo_op_softmax_attention *op,
+                          const struct rondo_batch_sequence *sequence, const int32_t *pages,
+                          int32_t t)
+{
+    const struct rondo_kv_cache *cache = &op->cache;
+    bool is_draft = sequence->is_draft;
+    int32_t token = sequence->first_token + t, position = sequence->start + t, hd = op->head_dim;
+    int32_t place = is_draft ? sequence->slot : pages[position / RONDO_CHUNK];
+    int32_t rows = is_draft ? cache->max_draft : RONDO_CHUNK;
+    int32_t row = is_draft ? t : position % RONDO_CHUNK;
+    const struct rondo_tensor *from[2] = {&op->k, &op->v};
+    void *to[2] = {is_draft ? cache->draft_k : cache->k, is_draft ? cache->draft_v : cache->v};
+    for (int32_t head = 0; head < op->kv_heads; head++)
+        for (int i = 0; i < 2; i++) {
+            struct rondo_kv_block block =
+                rondo_kv_block(to[i], cache->dtype, (int64_t)place * op->kv_heads + head, rows, hd);
+            store_row(&block, cache->dtype, row,
+                      rondo_element(rondo_tensor_row(from[i], token), from[i]->dtype,
+                                    (size_t)head * (size_t)hd),
+                      from[i]->dtype, hd);
+        }
 }
 
 static void store_sequence(const struct rondo_op_softmax_attention *op,
                            const struct rondo_batch_sequence *sequence, const int32_t *pages)
 {
-    const struct rondo_kv_cache *cache = &op->cache;
-    int32_t hd = op->head_dim;
     for (int32_t t = 0; t < sequence->n_tokens; t++)
-        for (int32_t head = 0; head < op->kv_heads; head++) {
-            int32_t token = sequence->first_token + t, position = sequence->start + t;
-            if (sequence->is_draft)
-                store_row(
-                    op, token, head, cache->draft_k, cache->draft_v,
-                    rondo_cache_row(sequence->slot, op->kv_heads, head, cache->max_draft, t, hd));
-            else
-                store_row(op, token, head, cache->k, cache->v,
-                          rondo_cache_row(pages[position / RONDO_CHUNK], op->kv_heads, head,
-                                          RONDO_CHUNK, position % RONDO_CHUNK, hd));
-        }
+        rondo_kv_store_token(op, sequence, pages, t);
 }
 
 void rondo_softmax_attention_ref(struct rondo_device *device,

@@ -19,6 +19,7 @@
 #define v_max(a, b) _mm256_max_ps(a, b)
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_exp(x) rondo_exp_avx2(x)
+#define v_load_e4m3(p) rondo_e4m3_to_f32_avx2(_mm_loadl_epi64((const __m128i *)(p)))
 #define u_zero() _mm256_setzero_si256()
 #define u_load(p) _mm256_loadu_si256((const __m256i *)(p))
 #define u_float(x) _mm256_castsi256_ps(x)

@@ -20,6 +20,7 @@
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_exp(x) rondo_exp_avx512(x)
 #define v_maximum(x) _mm512_reduce_max_ps(x)
+#define v_load_e4m3(p) rondo_e4m3_to_f32_avx512(_mm_loadu_si128((const __m128i *)(p)))
 #define u_zero() _mm512_setzero_si512()
 #define u_load(p) _mm512_loadu_si512(p)
 #define u_load_half(p) _mm512_maskz_loadu_epi32(0xff, p)

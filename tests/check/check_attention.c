@@ -88,6 +88,19 @@ static struct cache make_cache(struct check *check, enum rondo_dtype dtype, int6
     return cache;
 }
 
+/* Of a softmax layer; f8_e4m3 counts bytes. */
+static struct cache make_kv_cache(struct check *check, enum rondo_dtype dtype, int64_t blocks,
+                                  int64_t draft_blocks, int32_t head_dim, int32_t max_draft)
+{
+    if (dtype != RONDO_F8_E4M3)
+        return make_cache(check, dtype, blocks * RONDO_CHUNK, draft_blocks * max_draft, 0, head_dim,
+                          max_draft);
+    struct cache cache = make_cache(
+        check, dtype, blocks * (int64_t)rondo_kv_block_bytes(dtype, RONDO_CHUNK, head_dim),
+        draft_blocks * (int64_t)rondo_kv_block_bytes(dtype, max_draft, head_dim), 0, 1, max_draft);
+    return cache;
+}
+
 static void upload_cache(struct check *check, struct cache *cache)
 {
     for (int i = 0; i < 5; i++)
@@ -99,8 +112,11 @@ static void upload_cache(struct check *check, struct cache *cache)
 static void compare_cache(struct check *check, struct cache *cache, const bool *undefined)
 {
     for (int i = 0; i < 5; i++)
-        check_compare_array(check, cache->buffer[i], i == 4 ? RONDO_F32 : cache->dtype, cache->n[i],
-                            i < 2 && !check->in_place ? undefined : NULL,
+        check_compare_array(check, cache->buffer[i],
+                            i == 4                          ? RONDO_F32
+                            : cache->dtype == RONDO_F8_E4M3 ? RONDO_U8
+                                                            : cache->dtype,
+                            cache->n[i], i < 2 && !check->in_place ? undefined : NULL,
                             cache->dtype == RONDO_F32 ? 1e-11 : 1e-10);
 }
 
@@ -156,6 +172,31 @@ static void fill_linear(struct check *check, struct cache *cache, const struct s
     }
 }
 
+/* Rows first .. first + n - 1 of block `block` of buffer i, whose blocks have `rows` rows. */
+static void fill_rows(struct check *check, struct cache *cache, int i, size_t block, size_t rows,
+                      size_t first, size_t n, size_t hd, enum check_fill fill)
+{
+    char *at = (char *)cache->buffer[i]->host +
+               block * rondo_kv_block_bytes(cache->dtype, (int64_t)rows, (int64_t)hd);
+    if (cache->dtype != RONDO_F8_E4M3) {
+        fill_image(check, cache->buffer[i], cache->dtype, (block * rows + first) * hd, n * hd,
+                   fill);
+        return;
+    }
+    float *scales = (float *)at, x[256];
+    uint8_t *codes = (uint8_t *)at + rondo_kv_rows_offset(cache->dtype, (int64_t)rows);
+    for (size_t row = first; row < first + n; row++) {
+        float largest = 0;
+        for (size_t d = 0; d < hd; d++) {
+            x[d] = (float)(check_random_normal(check) * amplitude(fill));
+            largest = fmaxf(largest, fabsf(x[d]));
+        }
+        scales[row] = largest > 0 ? fmaxf(largest / 448, 1e-30f) : 1;
+        for (size_t d = 0; d < hd; d++)
+            codes[row * hd + d] = rondo_f32_to_e4m3(x[d] / scales[row]);
+    }
+}
+
 /* Pages of a sequence of `length` tokens. */
 static void fill_pages(struct check *check, struct cache *cache, const struct shape *shape,
                        const int32_t *pages, int32_t length, enum check_fill fill)
@@ -166,9 +207,8 @@ static void fill_pages(struct check *check, struct cache *cache, const struct sh
         int32_t rows = length - first < RONDO_CHUNK ? length - first : RONDO_CHUNK;
         for (int32_t h = 0; h < shape->kv_heads; h++)
             for (int i = 0; i < 2; i++)
-                fill_image(check, cache->buffer[i], cache->dtype,
-                           (page * (size_t)shape->kv_heads + (size_t)h) * RONDO_CHUNK * hd,
-                           (size_t)rows * hd, fill);
+                fill_rows(check, cache, i, page * (size_t)shape->kv_heads + (size_t)h, RONDO_CHUNK,
+                          0, (size_t)rows, hd, fill);
     }
 }
 
@@ -233,12 +273,14 @@ static void linear_case(struct check *check, const struct shape *shape, int32_t 
 
 /* ---- softmax_attention ----------------------------------------------------------------------- */
 
-static void softmax_case(struct check *check, const struct shape *shape, int32_t n_sequences,
-                         enum rondo_dtype dtype, enum check_fill fill, int32_t gap)
+/* kv: of the cache. */
+static void softmax_kv_case(struct check *check, const struct shape *shape, int32_t n_sequences,
+                            enum rondo_dtype dtype, enum rondo_dtype kv, enum check_fill fill,
+                            int32_t gap)
 {
-    check_case(check, "B=%d T<=%d start<=%d H=%d/%d hd=%d %s, %s", n_sequences, shape->max_tokens,
-               shape->max_start, shape->heads, shape->kv_heads, shape->head_dim,
-               rondo_dtype_name(dtype), check_fill_name(fill));
+    check_case(check, "B=%d T<=%d start<=%d H=%d/%d hd=%d %s, cache %s, %s", n_sequences,
+               shape->max_tokens, shape->max_start, shape->heads, shape->kv_heads, shape->head_dim,
+               rondo_dtype_name(dtype), rondo_dtype_name(kv), check_fill_name(fill));
     struct check_batch_options options = {.n_sequences = n_sequences,
                                           .max_tokens = shape->max_tokens,
                                           .max_start = shape->max_start,
@@ -256,9 +298,8 @@ static void softmax_case(struct check *check, const struct shape *shape, int32_t
                                       : "v");
     struct check_tensor *out =
         check_tensor_output(check, dtype, tokens, shape->heads * hd, gap, CHECK_SCALE_NONE, "out");
-    struct cache cache =
-        make_cache(check, dtype, (int64_t)batch->n_pages * kv_heads * RONDO_CHUNK,
-                   (int64_t)batch->n_slots * kv_heads * batch->max_draft, 0, hd, batch->max_draft);
+    struct cache cache = make_kv_cache(check, kv, (int64_t)batch->n_pages * kv_heads,
+                                       (int64_t)batch->n_slots * kv_heads, hd, batch->max_draft);
     for (int32_t b = 0; b < n_sequences; b++)
         if (batch->sequences[b].slot >= 0)
             fill_pages(check, &cache, shape,
@@ -285,6 +326,18 @@ static void softmax_case(struct check *check, const struct shape *shape, int32_t
     compare_cache(check, &cache, NULL);
 }
 
+static void softmax_case(struct check *check, const struct shape *shape, int32_t n_sequences,
+                         enum rondo_dtype dtype, enum check_fill fill, int32_t gap)
+{
+    softmax_kv_case(check, shape, n_sequences, dtype, dtype, fill, gap);
+}
+
+static void softmax_codes_case(struct check *check, const struct shape *shape, int32_t n_sequences,
+                               enum rondo_dtype dtype, enum check_fill fill, int32_t gap)
+{
+    softmax_kv_case(check, shape, n_sequences, dtype, RONDO_F8_E4M3, fill, gap);
+}
+
 /* ---- accept ---------------------------------------------------------------------------------- */
 
 static void accept_case(struct check *check, const struct shape *shape, bool is_linear,
@@ -305,13 +358,16 @@ static void accept_case(struct check *check, const struct shape *shape, bool is_
     struct check_buffer *page_buffer =
         check_input(check, pages, (size_t)n_pages * sizeof *pages, "page_table");
     struct check_buffer *powers = decay_powers(check, heads);
-    int64_t rows = (int64_t)(is_linear ? slots : n_pages) * heads * RONDO_CHUNK;
+    int64_t slot_heads = (int64_t)slots * heads;
     struct cache cache =
-        make_cache(check, dtype, rows, (int64_t)slots * heads * max_draft,
-                   is_linear ? (int64_t)slots * heads * hd * hd : 0, hd, max_draft);
+        is_linear
+            ? make_cache(check, dtype, slot_heads * RONDO_CHUNK, slot_heads * max_draft,
+                         slot_heads * hd * hd, hd, max_draft)
+            : make_kv_cache(check, dtype, (int64_t)n_pages * heads, slot_heads, hd, max_draft);
     for (int i = 2; i < 4; i++)
-        fill_image(check, cache.buffer[i], dtype, (size_t)(slot * heads * max_draft * hd),
-                   (size_t)(heads * max_draft * hd), fill);
+        for (int32_t h = 0; h < heads; h++)
+            fill_rows(check, &cache, i, (size_t)(slot * heads + h), (size_t)max_draft, 0,
+                      (size_t)max_draft, (size_t)hd, fill);
     if (is_linear) {
         struct shape own = {heads, heads, hd, 0, 0};
         fill_linear(check, &cache, &own, slot, start, fill);
@@ -396,9 +452,23 @@ static void check_softmax_attention(struct check *check)
     static const struct shape deep[] = {
         {4, 2, 16, 12, 3500}, {8, 1, 16, 40, 1100}, {2, 2, 16, 100, 2100}};
     run_cases(check, softmax_case);
+    for (int i = 0; i < 2; i++) {
+        for (size_t s = 0; s < SHAPES; s++)
+            softmax_codes_case(check, &shapes[s], check_random_range(check, 0, 4), activations[i],
+                               CHECK_NORMAL, 16 * check_random_range(check, 0, 1) + i);
+        for (int fill = 0; fill < CHECK_FILLS; fill++)
+            softmax_codes_case(check, &shapes[i], 2, activations[i], (enum check_fill)fill, 0);
+    }
     for (int repeat = 0; repeat < 3; repeat++)
         for (size_t s = 0; s < sizeof deep / sizeof deep[0]; s++)
             softmax_case(check, &deep[s], repeat + 1, activations[repeat & 1], CHECK_NORMAL, 0);
+    for (size_t s = 0; s < sizeof deep / sizeof deep[0]; s++)
+        softmax_codes_case(check, &deep[s], 1, activations[s & 1], CHECK_NORMAL, 0);
+    /* Codes on tensor cores: many rows, and few. */
+    static const struct shape tiles[] = {
+        {2, 1, 64, 80, 130}, {1, 1, 128, 60, 70}, {2, 1, 128, 9, 1100}};
+    for (size_t s = 0; s < sizeof tiles / sizeof tiles[0]; s++)
+        softmax_codes_case(check, &tiles[s], 3, RONDO_BF16, CHECK_NORMAL, 16);
     if (check->bench)
         bench_softmax(check);
 }
@@ -413,6 +483,10 @@ static void check_accept(struct check *check)
             accept_case(check, &wide, i & 1, activations[i >> 1],
                         (enum check_fill)check_random_range(check, 0, CHECK_FILLS - 1));
         }
+    for (int repeat = 0; repeat < 2; repeat++)
+        for (size_t s = 0; s < SHAPES; s++)
+            accept_case(check, &shapes[s], false, RONDO_F8_E4M3, CHECK_NORMAL);
+    accept_case(check, &wide, false, RONDO_F8_E4M3, CHECK_NORMAL);
 }
 
 /* ---- benchmarks ------------------------------------------------------------------------------ */
@@ -548,12 +622,13 @@ static void bench_linear(struct check *check)
     }
 }
 
-static void bench_softmax_case(struct check *check, enum rondo_dtype dtype, int32_t start,
-                               int32_t n)
+static void bench_softmax_case(struct check *check, enum rondo_dtype dtype, enum rondo_dtype kv,
+                               int32_t start, int32_t n)
 {
     int32_t H = ring_mini.heads, Hkv = ring_mini.kv_heads, hd = ring_mini.head_dim;
     struct bench bench;
-    check_case(check, "T=%d at %d H=%d/%d hd=%d %s", n, start, H, Hkv, hd, rondo_dtype_name(dtype));
+    check_case(check, "T=%d at %d H=%d/%d hd=%d %s, cache %s", n, start, H, Hkv, hd,
+               rondo_dtype_name(dtype), rondo_dtype_name(kv));
     bench_batch(check, &bench, 1, start, n);
     struct rondo_op_softmax_attention op = {
         .batch = &bench.batch, .scale = 0.1f, .heads = H, .kv_heads = Hkv, .head_dim = hd};
@@ -561,13 +636,15 @@ static void bench_softmax_case(struct check *check, enum rondo_dtype dtype, int3
     op.k = bench_tensor(check, &bench, dtype, n, Hkv * hd);
     op.v = bench_tensor(check, &bench, dtype, n, Hkv * hd);
     op.out = bench_tensor(check, &bench, dtype, n, H * hd);
-    op.cache.dtype = dtype;
-    size_t cache = (size_t)bench.batch.page_stride * (size_t)(Hkv * RONDO_CHUNK * hd);
-    op.cache.k = bench_allocate(check, &bench, dtype, cache);
-    op.cache.v = bench_allocate(check, &bench, dtype, cache);
+    op.cache.dtype = kv;
+    size_t cache =
+        (size_t)(bench.batch.page_stride * Hkv) * rondo_kv_block_bytes(kv, RONDO_CHUNK, hd);
+    op.cache.k = bench_allocate(check, &bench, RONDO_F32, cache / sizeof(float));
+    op.cache.v = bench_allocate(check, &bench, RONDO_F32, cache / sizeof(float));
     double pairs = (double)n * start + 0.5 * n * (n + 1.0);
     check_bench(check, RONDO_OP_SOFTMAX_ATTENTION, &op,
-                2.0 * (start + n) * Hkv * hd * (double)rondo_dtype_size(dtype),
+                2.0 * (start + n) * Hkv * (double)rondo_kv_block_bytes(kv, RONDO_CHUNK, hd) /
+                    RONDO_CHUNK,
                 4.0 * pairs * H * hd);
     bench_end(check, &bench);
 }
@@ -579,10 +656,13 @@ static void bench_softmax(struct check *check)
     print_bandwidth(check);
     for (int i = 0; i < 2; i++) {
         for (int d = 0; d < 4; d++)
-            bench_softmax_case(check, activations[i], depths[d], 1);
-        bench_softmax_case(check, activations[i], 0, 512);
-        bench_softmax_case(check, activations[i], 0, 2048);
+            bench_softmax_case(check, activations[i], activations[i], depths[d], 1);
+        bench_softmax_case(check, activations[i], activations[i], 0, 512);
+        bench_softmax_case(check, activations[i], activations[i], 0, 2048);
     }
+    for (int d = 0; d < 4; d++)
+        bench_softmax_case(check, RONDO_BF16, RONDO_F8_E4M3, depths[d], 1);
+    bench_softmax_case(check, RONDO_BF16, RONDO_F8_E4M3, 0, 2048);
 }
 
 const struct check_family check_family_attention = {

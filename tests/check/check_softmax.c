@@ -12,7 +12,7 @@ enum { SLOTS = 2, PAGES = 50, MAX_DRAFT = 40, MAX_PARTS = 21, CONTEXT = 2560 };
 struct layer {
     struct check *check;
     int32_t heads, kv_heads, head_dim;
-    enum rondo_dtype dtype;
+    enum rondo_dtype dtype, kv;    /* kv: of the caches */
     struct check_buffer *cache[4]; /* k, v, draft_k, draft_v */
 };
 
@@ -45,8 +45,9 @@ static void make_layer(struct layer *layer, int32_t reserved_tokens)
 {
     static const char *const names[4] = {"k", "v", "draft_k", "draft_v"};
     for (int i = 0; i < 4; i++) {
-        size_t rows = (size_t)(i < 2 ? PAGES * RONDO_CHUNK : SLOTS * MAX_DRAFT);
-        size_t size = rows * width(layer, 1) * rondo_dtype_size(layer->dtype);
+        size_t blocks = (size_t)((i < 2 ? PAGES : SLOTS) * layer->kv_heads);
+        size_t size = blocks * rondo_kv_block_bytes(layer->kv, i < 2 ? RONDO_CHUNK : MAX_DRAFT,
+                                                    layer->head_dim);
         layer->cache[i] = check_buffer(layer->check, size, names[i]);
         memset(layer->cache[i]->host, 0xff, size);
         check_upload(layer->check, layer->cache[i]);
@@ -79,15 +80,24 @@ static struct text make_text(const struct layer *layer, int32_t n)
 /* Keys and values of `n` tokens before a text, straight into the pages. */
 static void fill_pages(struct layer *layer, int32_t first_page, int32_t n)
 {
+    struct check *check = layer->check;
     size_t row = (size_t)layer->head_dim;
     for (int32_t t = 0; t < n; t++)
         for (int32_t h = 0; h < layer->kv_heads; h++) {
             size_t page = (size_t)page_of(first_page, t / RONDO_CHUNK);
-            size_t at = (page * (size_t)layer->kv_heads + (size_t)h) * RONDO_CHUNK +
-                        (size_t)(t % RONDO_CHUNK);
-            for (size_t i = 0; i < 2 * row; i++)
-                rondo_store(layer->cache[i / row]->host, layer->dtype, at * row + i % row,
-                            (float)check_random_normal(layer->check));
+            size_t block = (page * (size_t)layer->kv_heads + (size_t)h) *
+                           rondo_kv_block_bytes(layer->kv, RONDO_CHUNK, layer->head_dim);
+            for (int i = 0; i < 2; i++) {
+                char *at = (char *)layer->cache[i]->host + block;
+                float scale = 1;
+                if (layer->kv == RONDO_F8_E4M3)
+                    scale = ((float *)at)[t % RONDO_CHUNK] =
+                        check_random_range(check, 1, 9) * 1e-3f;
+                at += rondo_kv_rows_offset(layer->kv, RONDO_CHUNK);
+                for (size_t d = 0; d < row; d++)
+                    rondo_store(at, layer->kv, (size_t)(t % RONDO_CHUNK) * row + d,
+                                (float)check_random_normal(check) / scale);
+            }
         }
     for (int i = 0; i < 2; i++)
         check_upload(layer->check, layer->cache[i]);
@@ -181,7 +191,7 @@ static void feed(struct layer *layer, const struct part *parts, int n, int32_t e
                       .v = layer->cache[1]->data[side],
                       .draft_k = layer->cache[2]->data[side],
                       .draft_v = layer->cache[3]->data[side],
-                      .dtype = layer->dtype,
+                      .dtype = layer->kv,
                       .max_draft = MAX_DRAFT},
             .scale = 1 / sqrtf((float)layer->head_dim),
             .heads = layer->heads,
@@ -220,9 +230,10 @@ static void split_case(struct layer *layer, int32_t start, int32_t n, int32_t mo
                        int32_t reserved)
 {
     struct check *check = layer->check;
-    check_case(check, "%s H=%d/%d hd=%d: %d tokens after %d, whole and in parts of up to %d",
-               rondo_dtype_name(layer->dtype), layer->heads, layer->kv_heads, layer->head_dim, n,
-               start, most);
+    check_case(check,
+               "%s, cache %s, H=%d/%d hd=%d: %d tokens after %d, whole and in parts of up to %d",
+               rondo_dtype_name(layer->dtype), rondo_dtype_name(layer->kv), layer->heads,
+               layer->kv_heads, layer->head_dim, n, start, most);
     make_layer(layer, reserved);
     fill_pages(layer, 3, start);
     struct text text = make_text(layer, n), other = make_text(layer, 40);
@@ -251,9 +262,9 @@ static void split_case(struct layer *layer, int32_t start, int32_t n, int32_t mo
 static void tree_case(struct layer *layer, int32_t start, int32_t n, int32_t reserved)
 {
     struct check *check = layer->check;
-    check_case(check, "%s H=%d/%d hd=%d: tree of %d nodes after %d tokens",
-               rondo_dtype_name(layer->dtype), layer->heads, layer->kv_heads, layer->head_dim, n,
-               start);
+    check_case(check, "%s, cache %s, H=%d/%d hd=%d: tree of %d nodes after %d tokens",
+               rondo_dtype_name(layer->dtype), rondo_dtype_name(layer->kv), layer->heads,
+               layer->kv_heads, layer->head_dim, n, start);
     make_layer(layer, reserved);
     fill_pages(layer, 11, start);
     struct text nodes = make_text(layer, n);
@@ -291,8 +302,9 @@ static void tree_case(struct layer *layer, int32_t start, int32_t n, int32_t res
 static void batch_case(struct layer *layer)
 {
     struct check *check = layer->check;
-    check_case(check, "%s H=%d/%d hd=%d: %d sequences", rondo_dtype_name(layer->dtype),
-               layer->heads, layer->kv_heads, layer->head_dim, MAX_PARTS);
+    check_case(check, "%s, cache %s, H=%d/%d hd=%d: %d sequences", rondo_dtype_name(layer->dtype),
+               rondo_dtype_name(layer->kv), layer->heads, layer->kv_heads, layer->head_dim,
+               MAX_PARTS);
     make_layer(layer, MAX_PARTS);
     struct text text = make_text(layer, MAX_PARTS);
     char *together = check_allocate(check, out_size(layer, MAX_PARTS));
@@ -315,18 +327,20 @@ void check_softmax_order(struct check *check)
 {
     static const struct {
         int32_t heads, kv_heads, head_dim;
-        enum rondo_dtype dtype;
-    } kinds[] = {{3, 1, 20, RONDO_F32},
-                 {4, 1, 64, RONDO_BF16},
-                 {2, 2, 96, RONDO_BF16},
-                 {2, 1, 128, RONDO_BF16},
-                 {1, 1, 256, RONDO_BF16}};
-    for (int k = 0; k < 5; k++) {
+        enum rondo_dtype dtype, kv;
+    } kinds[] = {
+        {3, 1, 20, RONDO_F32, RONDO_F32},     {4, 1, 64, RONDO_BF16, RONDO_BF16},
+        {2, 2, 96, RONDO_BF16, RONDO_BF16},   {2, 1, 128, RONDO_BF16, RONDO_BF16},
+        {1, 1, 256, RONDO_BF16, RONDO_BF16},  {4, 1, 64, RONDO_BF16, RONDO_F8_E4M3},
+        {2, 1, 20, RONDO_F32, RONDO_F8_E4M3}, {2, 1, 128, RONDO_BF16, RONDO_F8_E4M3},
+    };
+    for (int k = 0; k < 8; k++) {
         struct layer layer = {.check = check,
                               .heads = kinds[k].heads,
                               .kv_heads = kinds[k].kv_heads,
                               .head_dim = kinds[k].head_dim,
-                              .dtype = kinds[k].dtype};
+                              .dtype = kinds[k].dtype,
+                              .kv = kinds[k].kv};
         split_case(&layer, 0, 150, 60, 64);
         split_case(&layer, 1010, 24, 5, k % 2 ? 64 : 1);
         tree_case(&layer, k * 40, 16, 64);
@@ -335,6 +349,16 @@ void check_softmax_order(struct check *check)
             tree_case(&layer, 1016, 33, 1);
         }
     }
-    batch_case(&(struct layer){
-        .check = check, .heads = 8, .kv_heads = 8, .head_dim = 64, .dtype = RONDO_BF16});
+    batch_case(&(struct layer){.check = check,
+                               .heads = 8,
+                               .kv_heads = 8,
+                               .head_dim = 64,
+                               .dtype = RONDO_BF16,
+                               .kv = RONDO_BF16});
+    batch_case(&(struct layer){.check = check,
+                               .heads = 8,
+                               .kv_heads = 8,
+                               .head_dim = 64,
+                               .dtype = RONDO_BF16,
+                               .kv = RONDO_F8_E4M3});
 }

@@ -29,11 +29,11 @@ double accuracy_divergence(const float *got, const float *want, size_t rows, int
 }
 
 bool accuracy_run(const struct fixture *fixture, size_t n_generated, struct rondo_model *model,
-                  struct rondo_device *device, enum rondo_mode mode, float *logits,
-                  struct rondo_error *error)
+                  struct rondo_device *device, enum rondo_mode mode, enum rondo_kv kv,
+                  float *logits, struct rondo_error *error)
 {
     size_t vocab_size = (size_t)fixture->vocab_size;
-    struct rondo_context_options options = {.mode = mode, .max_context = 256};
+    struct rondo_context_options options = {.mode = mode, .kv = kv, .max_context = 256};
     struct rondo_context *context = rondo_context_create(model, device, &options, error);
     struct rondo_session *session = context ? rondo_session_create(context, error) : NULL;
     bool done = session;

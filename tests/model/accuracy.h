@@ -15,8 +15,8 @@ double accuracy_divergence(const float *got, const float *want, size_t rows, int
 
 /* Logits of the prompt in one call and of the first n_generated tokens one by one, [n_tokens + n_generated, V]. */
 bool accuracy_run(const struct fixture *fixture, size_t n_generated, struct rondo_model *model,
-                  struct rondo_device *device, enum rondo_mode mode, float *logits,
-                  struct rondo_error *error);
+                  struct rondo_device *device, enum rondo_mode mode, enum rondo_kv kv,
+                  float *logits, struct rondo_error *error);
 /* The same rows of the float64 reference, malloc'ed. */
 float *accuracy_reference(const struct fixture *fixture, size_t n_generated);
 

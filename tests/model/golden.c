@@ -1,8 +1,8 @@
 /* Every fixture against the float64 reference, on every CPU level of this machine.
  *
  * Mode f32: NMSE of the logits, prompt and generated rows (fed with the reference's tokens), at most 1e-10,
- * and the greedy choice is the reference's. Modes bf16 and fp8: NMSE and KL(reference || rondo) within a
- * factor of 2 of the committed table, in both directions, so that the table stays what it claims to be.
+ * and the greedy choice is the reference's. Modes bf16, fp8, and kv8, which is bf16 with keys and values as
+ * codes: NMSE and KL(reference || rondo) within a factor of 2 of the committed table, in both directions, so that the table stays what it claims to be.
  * All levels of a mode must give the same bits.
  *
  *     golden FIXTURES TABLE [--print] [VARIANT...]     --print writes the table to stdout instead */
@@ -17,14 +17,22 @@
 #define F32_NMSE 1e-10
 #define TABLE_FACTOR 2.0
 #define TABLE_HEADER                                                                               \
-    "# Error of modes bf16 and fp8 against the float64 reference, over all rows of a fixture:\n"   \
-    "# NMSE of the logits, and KL(reference || rondo) in nats per row. Large numbers are "         \
+    "# Error of modes bf16 and fp8, and of bf16 with --kv-dtype fp8 (kv8), against the float64 "   \
+    "reference, over all\n# rows of a fixture: "                                                   \
+    "NMSE of the logits, and KL(reference || rondo) in nats per row. Large numbers are "           \
     "routing\n"                                                                                    \
     "# decisions that moved. Made by test-model-golden --print.\n"                                 \
-    "# variant          bf16 NMSE     bf16 KL  fp8 NMSE    fp8 KL\n"
+    "# variant          bf16 NMSE     bf16 KL  fp8 NMSE    fp8 KL  kv8 NMSE    kv8 KL\n"
 
-enum { N_MODES = 3, N_LEVELS = 4 };
-static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8};
+enum { N_MODES = 4, N_LEVELS = 4 };
+static const struct {
+    const char *name;
+    enum rondo_mode mode;
+    enum rondo_kv kv;
+} modes[N_MODES] = {{"f32", RONDO_MODE_F32, RONDO_KV_AUTO},
+                    {"bf16", RONDO_MODE_BF16, RONDO_KV_AUTO},
+                    {"fp8", RONDO_MODE_FP8, RONDO_KV_AUTO},
+                    {"kv8", RONDO_MODE_BF16, RONDO_KV_FP8}};
 static const char *const levels[N_LEVELS] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:neon"};
 static struct rondo_device *devices[N_LEVELS]; /* NULL: not on this machine */
 
@@ -72,8 +80,7 @@ static struct accuracy measure(const struct fixture *f, const float *logits)
 }
 
 /* All levels of one mode; gives the accuracy of the last one. */
-static struct accuracy check_mode(const struct fixture *f, struct rondo_model *model,
-                                  enum rondo_mode mode)
+static struct accuracy check_mode(const struct fixture *f, struct rondo_model *model, int mode)
 {
     size_t size = (f->n_tokens + f->n_generated) * (size_t)f->vocab_size * sizeof(float);
     float *first = NULL, *logits = malloc(size);
@@ -82,22 +89,23 @@ static struct accuracy check_mode(const struct fixture *f, struct rondo_model *m
         struct rondo_error error = {0};
         if (!devices[level])
             continue;
-        bool done = accuracy_run(f, f->n_generated, model, devices[level], mode, logits, &error);
-        EXPECT(done, "%s in mode %s on %s: %s", f->name, rondo_mode_name(mode), levels[level],
+        bool done = accuracy_run(f, f->n_generated, model, devices[level], modes[mode].mode,
+                                 modes[mode].kv, logits, &error);
+        EXPECT(done, "%s in mode %s on %s: %s", f->name, modes[mode].name, levels[level],
                error.message);
         if (!done)
             continue;
         accuracy = measure(f, logits);
-        if (mode == RONDO_MODE_F32)
+        if (mode == 0)
             check_f32(f, levels[level], logits);
         if (!first) {
             first = malloc(size);
             memcpy(first, logits, size);
         }
         EXPECT(!memcmp(first, logits, size), "%s in mode %s: %s gives other bits", f->name,
-               rondo_mode_name(mode), levels[level]);
+               modes[mode].name, levels[level]);
     }
-    EXPECT(first, "%s in mode %s: no CPU level at all", f->name, rondo_mode_name(mode));
+    EXPECT(first, "%s in mode %s: no CPU level at all", f->name, modes[mode].name);
     free(first);
     free(logits);
     return accuracy;
@@ -110,9 +118,9 @@ static size_t read_table(const char *path, struct table_row rows[FIXTURE_MAX])
     char line[256];
     while (file && count < FIXTURE_MAX && fgets(line, sizeof line, file)) {
         struct table_row *row = &rows[count];
-        struct accuracy *bf16 = &row->modes[1], *fp8 = &row->modes[2];
-        if (line[0] != '#' && sscanf(line, "%63s %lf %lf %lf %lf", row->name, &bf16->nmse,
-                                     &bf16->kl, &fp8->nmse, &fp8->kl) == 5)
+        struct accuracy *bf16 = &row->modes[1], *fp8 = &row->modes[2], *kv8 = &row->modes[3];
+        if (line[0] != '#' && sscanf(line, "%63s %lf %lf %lf %lf %lf %lf", row->name, &bf16->nmse,
+                                     &bf16->kl, &fp8->nmse, &fp8->kl, &kv8->nmse, &kv8->kl) == 7)
             count++;
     }
     if (file)
@@ -136,7 +144,7 @@ static void check_table(const char *name, const struct accuracy measured[N_MODES
             EXPECT(near(got->nmse, want->nmse) && near(got->kl, want->kl),
                    "%s in mode %s: NMSE %.2e, KL %.2e; the table has %.2e, %.2e (--print makes it "
                    "afresh)",
-                   name, rondo_mode_name(modes[mode]), got->nmse, got->kl, want->nmse, want->kl);
+                   name, modes[mode].name, got->nmse, got->kl, want->nmse, want->kl);
         }
         return;
     }
@@ -155,7 +163,7 @@ static void check_fixture(const char *root, const char *name, bool print,
         struct accuracy measured[N_MODES];
         EXPECT(rondo_model_config(model)->vocab_size == fixture.vocab_size, "%s", name);
         for (int mode = 0; mode < N_MODES; mode++)
-            measured[mode] = check_mode(&fixture, model, modes[mode]);
+            measured[mode] = check_mode(&fixture, model, mode);
         printf("%-18s", name);
         for (int mode = print ? 1 : 0; mode < N_MODES; mode++)
             printf("  %.2e  %.2e", measured[mode].nmse, measured[mode].kl);
@@ -197,7 +205,7 @@ int main(int argc, char **argv)
     if (print)
         printf("%s", TABLE_HEADER);
     else
-        printf("NMSE and KL of each fixture in modes f32, bf16 and fp8\n");
+        printf("NMSE and KL of each fixture in modes f32, bf16, fp8 and kv8\n");
     for (size_t i = 0; i < n_names; i++) {
         bool wanted = argc == first;
         for (int j = first; j < argc; j++)

@@ -17,6 +17,7 @@ struct rondo_context_options lab_options(const struct lab *lab)
 {
     struct rondo_context_options options = {
         .mode = lab->mode,
+        .kv = lab->kv,
         .max_context = LAB_CONTEXT,
         .max_sessions = 6,
         .max_batch_tokens = 512,

@@ -12,6 +12,7 @@ struct lab {
     struct rondo_model *model;
     struct rondo_device *device; /* one thread */
     enum rondo_mode mode;
+    enum rondo_kv kv;
     size_t vocab_size;           /* V */
     struct rondo_context *plain; /* gives the expected logits */
     uint64_t seed, random;       /* of this property; state of the generator */

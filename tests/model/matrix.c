@@ -1,11 +1,12 @@
-/* Every device against every other and against the float64 reference, on the fixtures, in every mode.
+/* Every device against every other and against the float64 reference, on the fixtures, in every mode and, some of them, with keys
+ * and values as codes (kv8).
  *
  * Prints, for each mode and pair of devices, the median and the largest NMSE and the largest KL over the fixtures.
- * What must hold: in mode f32 every device is within NMSE 1e-10 of the reference; in bf16 and fp8 the median over
+ * What must hold: in mode f32 every device is within NMSE 1e-10 of the reference; in the others the median over
  * the fixtures is at most twice that of the first device, and so is the largest. (One fixture alone says little
  * in these modes: rounding that falls differently sends a token to another expert.)
  *
- *     matrix FIXTURES DEVICE,DEVICE,... [--modes f32,bf16,fp8] [--generated N] [VARIANT...]
+ *     matrix FIXTURES DEVICE,DEVICE,... [--modes f32,bf16,fp8,kv8] [--generated N] [VARIANT...]
  *
  * Devices that are not on this machine are left out and named. Exit code 77 when fewer than two are left. */
 #include "tests/model/accuracy.h"
@@ -19,8 +20,15 @@
 #define F32_NMSE 1e-10
 #define FACTOR 2.0
 
-enum { MAX_DEVICES = 12, N_MODES = 3 };
-static const char *const mode_names[N_MODES] = {"f32", "bf16", "fp8"};
+enum { MAX_DEVICES = 12, N_MODES = 4 };
+/* kv8: bf16 with keys and values as codes */
+static const char *const mode_names[N_MODES] = {"f32", "bf16", "fp8", "kv8"};
+static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8,
+                                               RONDO_MODE_BF16};
+enum { KV8 = 3 };
+/* Fixtures of that mode. */
+static const char *const kv8_fixtures[] = {"base-bf16",    "ragged-tail",  "no-qk-norm",
+                                           "head-dim-128", "softmax-only", "softmax-only-fp8"};
 
 struct matrix {
     struct rondo_device *device[MAX_DEVICES];
@@ -81,7 +89,7 @@ static void open_devices(struct matrix *m, char *list)
     }
 }
 
-static void run_fixture(struct matrix *m, const struct fixture *f, enum rondo_mode mode)
+static void run_fixture(struct matrix *m, const struct fixture *f, int mode)
 {
     size_t n_generated = m->n_generated < f->n_generated ? m->n_generated : f->n_generated;
     size_t rows = f->n_tokens + n_generated, count = rows * (size_t)f->vocab_size;
@@ -93,7 +101,8 @@ static void run_fixture(struct matrix *m, const struct fixture *f, enum rondo_mo
         double start = now();
         logits[i] = malloc(count * sizeof(float));
         bool done =
-            model && accuracy_run(f, n_generated, model, m->device[i], mode, logits[i], &error);
+            model && accuracy_run(f, n_generated, model, m->device[i], modes[mode],
+                                  mode == KV8 ? RONDO_KV_FP8 : RONDO_KV_AUTO, logits[i], &error);
         EXPECT(done, "%s in mode %s on %s: %s", f->name, mode_names[mode], m->name[i],
                error.message);
         for (size_t k = 0; !done && k < count; k++)
@@ -112,7 +121,7 @@ static void run_fixture(struct matrix *m, const struct fixture *f, enum rondo_mo
     m->n_fixtures++;
 }
 
-static void print_row(const struct matrix *m, enum rondo_mode mode, int i, int j)
+static void print_row(const struct matrix *m, int mode, int i, int j)
 {
     size_t n = m->n_fixtures;
     printf("%-5s %-14s %-14s  %.2e  %.2e  %.2e  %.2e\n", mode_names[mode], m->name[i],
@@ -120,11 +129,11 @@ static void print_row(const struct matrix *m, enum rondo_mode mode, int i, int j
            median(m->kl[i][j], n), largest(m->kl[i][j], n));
 }
 
-static void check_device(const struct matrix *m, enum rondo_mode mode, int i)
+static void check_device(const struct matrix *m, int mode, int i)
 {
     size_t n = m->n_fixtures;
     double middle = median(m->nmse[i][i], n), most = largest(m->nmse[i][i], n);
-    if (mode == RONDO_MODE_F32) {
+    if (modes[mode] == RONDO_MODE_F32) {
         EXPECT(most <= F32_NMSE, "%s in mode f32: NMSE %.2e", m->name[i], most);
         return;
     }
@@ -135,8 +144,15 @@ static void check_device(const struct matrix *m, enum rondo_mode mode, int i)
            mode_names[mode], most, m->name[0], first_most);
 }
 
-static void run_mode(struct matrix *m, enum rondo_mode mode, const char *root, char **variants,
-                     int n_variants)
+static bool has_mode(const char *fixture, int mode)
+{
+    bool has = mode != KV8;
+    for (size_t i = 0; !has && i < sizeof kv8_fixtures / sizeof *kv8_fixtures; i++)
+        has = !strcmp(fixture, kv8_fixtures[i]);
+    return has;
+}
+
+static void run_mode(struct matrix *m, int mode, const char *root, char **variants, int n_variants)
 {
     char names[FIXTURE_MAX][64];
     size_t n_names = fixture_list(root, names);
@@ -145,7 +161,7 @@ static void run_mode(struct matrix *m, enum rondo_mode mode, const char *root, c
         bool wanted = n_variants == 0;
         for (int j = 0; j < n_variants; j++)
             wanted = wanted || !strcmp(variants[j], names[i]);
-        if (!wanted)
+        if (!wanted || !has_mode(names[i], mode))
             continue;
         struct fixture fixture;
         fixture_open(&fixture, root, names[i]);
@@ -172,11 +188,12 @@ static bool has_word(const char *list, const char *word)
 
 int main(int argc, char **argv)
 {
-    static struct matrix m = {.wanted = {true, true, true}, .n_generated = 4};
+    static struct matrix m = {.wanted = {true, true, true, true}, .n_generated = 4};
     int first = 3;
     if (argc < 3) {
-        fprintf(stderr, "usage: matrix FIXTURES DEVICE,... [--modes f32,bf16,fp8] [--generated N] "
-                        "[VARIANT...]\n");
+        fprintf(stderr,
+                "usage: matrix FIXTURES DEVICE,... [--modes f32,bf16,fp8,kv8] [--generated N] "
+                "[VARIANT...]\n");
         return 2;
     }
     for (; first + 1 < argc && !strncmp(argv[first], "--", 2); first += 2) {
@@ -194,7 +211,7 @@ int main(int argc, char **argv)
            "mode  device         against         median    largest   median    largest\n");
     for (int mode = 0; mode < N_MODES; mode++)
         if (m.wanted[mode])
-            run_mode(&m, (enum rondo_mode)mode, argv[1], argv + first, argc - first);
+            run_mode(&m, mode, argv[1], argv + first, argc - first);
     for (int i = 0; i < m.n_devices; i++) {
         printf("%-14s %6.1f s\n", m.name[i], m.seconds[i]);
         rondo_device_close(m.device[i]);

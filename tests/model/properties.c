@@ -30,6 +30,15 @@ static const struct property properties[] = {
 static const char *const variants[] = {"base-bf16", "ragged-tail", "heads-12", "mixed",
                                        "softmax-only-fp8"};
 
+/* Keys and values as codes: a model with linear layers, and those without. */
+static const struct {
+    const char *variant;
+    enum rondo_mode mode;
+} with_kv_fp8[] = {{"base-bf16", RONDO_MODE_BF16},
+                   {"ragged-tail", RONDO_MODE_F32},
+                   {"softmax-only-fp8", RONDO_MODE_FP8},
+                   {"head-dim-128", RONDO_MODE_BF16}};
+
 struct arguments {
     const char *root, *device, *only;
     uint64_t seed;
@@ -47,8 +56,9 @@ static void run_mode(struct lab *lab, const struct arguments *arguments)
         lab->property = properties[i].name;
         lab->seed = lab->random = arguments->seed;
         properties[i].run(lab);
-        printf("%-18s %-5s %-9s seed %" PRIu64 ": %s\n", lab->name, rondo_mode_name(lab->mode),
-               lab->property, lab->seed, failures == expect_failures ? "ok" : "FAILED");
+        printf("%-18s %-5s %-7s %-9s seed %" PRIu64 ": %s\n", lab->name, rondo_mode_name(lab->mode),
+               lab->kv == RONDO_KV_FP8 ? "KV fp8" : "", lab->property, lab->seed,
+               failures == expect_failures ? "ok" : "FAILED");
         fflush(stdout);
     }
     rondo_context_destroy(lab->plain);
@@ -84,6 +94,12 @@ static void run_variant(const char *name, const struct arguments *arguments)
     for (int i = 0; i < n_modes; i++) {
         lab.mode = modes[i];
         run_mode(&lab, arguments);
+    }
+    lab.kv = RONDO_KV_FP8;
+    for (size_t i = 0; i < sizeof with_kv_fp8 / sizeof *with_kv_fp8; i++) {
+        lab.mode = with_kv_fp8[i].mode;
+        if (!strcmp(with_kv_fp8[i].variant, name))
+            run_mode(&lab, arguments);
     }
     rondo_model_close(lab.model);
     rondo_device_close(lab.device);

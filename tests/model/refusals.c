@@ -41,7 +41,7 @@ static void check_intact(struct lab *lab, struct rondo_context *context,
 static void refuse_options(struct lab *lab)
 {
     struct rondo_error error = {0};
-    for (int field = 0; field < 6; field++) {
+    for (int field = 0; field < 7; field++) {
         struct rondo_context_options options = lab_options(lab);
         int32_t *fields[] = {&options.max_context, &options.max_sessions, &options.max_batch_tokens,
                              &options.max_draft};
@@ -49,8 +49,10 @@ static void refuse_options(struct lab *lab)
             *fields[field] = -5;
         else if (field == 4)
             options.mode = (enum rondo_mode)77;
-        else
+        else if (field == 5)
             options.kv_tokens = -1;
+        else
+            options.kv = (enum rondo_kv)77;
         struct rondo_context *context =
             rondo_context_create(lab->model, lab->device, &options, &error);
         EXPECT(!context && error.message[0], "option %d was accepted", field);
@@ -220,6 +222,14 @@ static void refuse_foreign_files(struct lab *lab, const char *path)
     struct rondo_session *session = lab_session(lab, context);
     REFUSED(RONDO_FAILED, rondo_session_load(session, path, &error));
     EXPECT(rondo_session_length(session) == 0, "%zu", rondo_session_length(session));
+    rondo_session_destroy(session);
+    rondo_context_destroy(context);
+
+    options = lab_options(lab);
+    options.kv = lab->kv == RONDO_KV_FP8 ? RONDO_KV_AUTO : RONDO_KV_FP8;
+    context = lab_context(lab, &options);
+    session = lab_session(lab, context);
+    REFUSED(RONDO_FAILED, rondo_session_load(session, path, &error));
     rondo_session_destroy(session);
     rondo_context_destroy(context);
 

@@ -18,6 +18,7 @@ struct layer_options {
     int32_t heads, kv_heads, head_dim;
     int32_t slots, context, max_draft; /* pages: enough for every slot */
     enum rondo_dtype dtype;
+    bool kv_codes; /* the softmax layer's cache is f8_e4m3 */
 };
 
 /* q [H hd], k and v [H hd] of each token; softmax layers use the first Hkv hd of k and v. */
@@ -140,10 +141,12 @@ static inline struct layers make_layers(struct rondo_device *device,
         *linear[i] = make_cache(&layers, &layers.size[i + 1], slots * H * rows[i / 2] * hd, size);
     void **kv[4] = {&layers.kv.k, &layers.kv.v, &layers.kv.draft_k, &layers.kv.draft_v};
     size_t pages = slots * (size_t)layers.page_stride;
+    layers.linear.dtype = options->dtype;
+    layers.kv.dtype = options->kv_codes ? RONDO_F8_E4M3 : options->dtype;
     for (int i = 0; i < 4; i++)
-        *kv[i] = make_cache(&layers, &layers.size[i + 5],
-                            (i < 2 ? pages * RONDO_CHUNK : slots * draft) * Hkv * hd, size);
-    layers.linear.dtype = layers.kv.dtype = options->dtype;
+        *kv[i] = make_cache(
+            &layers, &layers.size[i + 5], (i < 2 ? pages : slots) * Hkv,
+            rondo_kv_block_bytes(layers.kv.dtype, (int64_t)rows[i / 2], options->head_dim));
     layers.linear.max_draft = layers.kv.max_draft = options->max_draft;
     layers.decay_power = must_allocate(H * (RONDO_CHUNK + 1) * sizeof(float));
     for (size_t h = 0; h < H; h++)

@@ -73,6 +73,18 @@ static bool same_rows(const void *a, size_t a_row, const void *b, size_t b_row, 
     return memcmp((const char *)a + a_row * row, (const char *)b + b_row * row, n * row) == 0;
 }
 
+/* Row `row` of blocks i and j of pages, its scale included. */
+static bool same_kv_row(const struct rondo_kv_cache *cache, const char *x, size_t i, const char *y,
+                        size_t j, size_t row, size_t hd)
+{
+    size_t block = rondo_kv_block_bytes(cache->dtype, RONDO_CHUNK, (int64_t)hd);
+    size_t size = hd * rondo_dtype_size(cache->dtype);
+    size_t at = rondo_kv_rows_offset(cache->dtype, RONDO_CHUNK) + row * size;
+    bool scales = cache->dtype != RONDO_F8_E4M3 ||
+                  !memcmp(x + i * block + row * 4, y + j * block + row * 4, sizeof(float));
+    return scales && !memcmp(x + i * block + at, y + j * block + at, size);
+}
+
 /* Whether slots a and b, sequences of `length` tokens, hold the same state, open chunk and pages. */
 static bool same_slots(const struct layers *x, int32_t a, const struct layers *y, int32_t b,
                        int32_t length)
@@ -93,8 +105,8 @@ static bool same_slots(const struct layers *x, int32_t a, const struct layers *y
         size_t i = (size_t)x->pages[(size_t)a * (size_t)x->page_stride + page] * Hkv;
         size_t j = (size_t)y->pages[(size_t)b * (size_t)y->page_stride + page] * Hkv;
         for (size_t h = 0; h < Hkv; h++) {
-            equal &= same_rows(x->kv.k, (i + h) * C + at, y->kv.k, (j + h) * C + at, 1, row);
-            equal &= same_rows(x->kv.v, (i + h) * C + at, y->kv.v, (j + h) * C + at, 1, row);
+            equal &= same_kv_row(&x->kv, x->kv.k, i + h, y->kv.k, j + h, at, hd);
+            equal &= same_kv_row(&x->kv, x->kv.v, i + h, y->kv.v, j + h, at, hd);
         }
     }
     return equal;
@@ -279,9 +291,9 @@ static void test_tree(struct rondo_device *device, const struct layer_options *o
 static void test_level(struct rondo_device *device)
 {
     bool is_reference = strstr(rondo_device_description(device), "(ref") != NULL;
-    for (int i = 0; i < 2; i++) {
-        enum rondo_dtype dtype = i ? RONDO_BF16 : RONDO_F32;
-        struct layer_options options = {4, 2, 16, 4, 320, 150, dtype};
+    for (int i = 0; i < 4; i++) {
+        enum rondo_dtype dtype = i & 1 ? RONDO_BF16 : RONDO_F32;
+        struct layer_options options = {4, 2, 16, 4, 320, 150, dtype, i >= 2};
         test_splits(device, &options, 3);
         test_splits(device, &options, 100);
         static const int32_t starts[] = {0, 1, 40, 63, 64, 127, 150};
@@ -292,14 +304,16 @@ static void test_level(struct rondo_device *device)
             test_tree(device, &options, 45, 150, 200);
     }
     /* Past a segment; more rows than a task takes; a size without kernels of its own. */
-    struct layer_options options = {8, 1, 32, 4, 1200, 40, RONDO_F32};
+    struct layer_options options = {8, 1, 32, 4, 1200, 40, RONDO_F32, false};
     if (!is_reference) {
         test_splits(device, &options, 400);
         test_tree(device, &options, 1010, 40, 5);
     }
-    options = (struct layer_options){2, 2, 20, 4, 200, 40, RONDO_BF16};
-    test_splits(device, &options, 50);
-    test_tree(device, &options, 60, 20, 5);
+    for (int i = 0; i < 2; i++) {
+        options = (struct layer_options){2, 2, 20, 4, 200, 40, RONDO_BF16, i == 1};
+        test_splits(device, &options, 50);
+        test_tree(device, &options, 60, 20, 5);
+    }
 }
 
 int main(void)

@@ -28,7 +28,7 @@ static void recurrence(const struct text *text, const struct layer_options *opti
 static void compare(struct rondo_device *device, int32_t n, int32_t most, int32_t head_dim,
                     const double *slopes, int32_t n_slopes, double tolerance)
 {
-    struct layer_options options = {n_slopes, 1, head_dim, 1, n, 1, RONDO_F32};
+    struct layer_options options = {n_slopes, 1, head_dim, 1, n, 1, RONDO_F32, false};
     struct layers layers = make_layers(device, &options, slopes);
     struct text text = make_text(&options, n, 1);
     size_t columns = (size_t)(n_slopes * head_dim), size = (size_t)n * columns;

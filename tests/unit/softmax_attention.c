@@ -1,6 +1,20 @@
 /* softmax_attention against the definition in double. */
 #include "tests/unit/attention.h"
 
+/* A row of keys or values as the cache keeps it. */
+static void kept_row(const struct layer_options *options, const float *x, double *kept)
+{
+    float largest = 0;
+    for (int32_t d = 0; d < options->head_dim; d++)
+        largest = fmaxf(largest, fabsf(x[d]));
+    for (int32_t d = 0; d < options->head_dim; d++) {
+        float scale = largest / 448;
+        kept[d] = (double)x[d];
+        if (options->kv_codes)
+            kept[d] = (double)rondo_e4m3_to_f32(rondo_f32_to_e4m3(x[d] / scale)) * (double)scale;
+    }
+}
+
 /* One output row, head h of the token at `position`; the text's first token stands at position 0. */
 static void definition(const struct text *text, const struct layer_options *options, int32_t h,
                        int32_t position, double *out)
@@ -9,11 +23,13 @@ static void definition(const struct text *text, const struct layer_options *opti
     int32_t kv_head = h / (options->heads / options->kv_heads);
     const float *q = (const float *)text->q + (size_t)position * (size_t)columns + (size_t)(h * hd);
     double *x = must_allocate((size_t)(position + 1) * sizeof *x), top = -INFINITY, sum = 0;
+    double kept[64];
     for (int32_t j = 0; j <= position; j++) {
         const float *k =
             (const float *)text->k + (size_t)j * (size_t)columns + (size_t)(kv_head * hd);
+        kept_row(options, k, kept);
         for (int32_t d = 0; d < hd; d++)
-            x[j] += (double)q[d] * (double)k[d];
+            x[j] += (double)q[d] * kept[d];
         x[j] /= sqrt(hd);
         top = fmax(top, x[j]);
     }
@@ -23,8 +39,9 @@ static void definition(const struct text *text, const struct layer_options *opti
             (const float *)text->v + (size_t)j * (size_t)columns + (size_t)(kv_head * hd);
         double p = exp(x[j] - top);
         sum += p;
+        kept_row(options, v, kept);
         for (int32_t c = 0; c < hd; c++)
-            out[c] += p * (double)v[c];
+            out[c] += p * kept[c];
     }
     for (int32_t c = 0; c < hd; c++)
         out[c] /= sum;
@@ -66,17 +83,29 @@ static void compare(struct rondo_device *device, const struct layer_options *opt
     free_layers(&layers);
 }
 
+static void test_codes(struct rondo_device *device, bool is_reference)
+{
+    struct layer_options options = {4, 2, 32, 1, 300, 1, RONDO_F32, true};
+    compare(device, &options, 200, 30, 1, 1e-11);
+    compare(device, &options, 200, 30, 30, 1e-10);
+    options = (struct layer_options){6, 1, 20, 1, 300, 1, RONDO_F32, true};
+    compare(device, &options, 130, 9, 1, 1e-11);
+    options = (struct layer_options){2, 1, 16, 1, 3000, 1, RONDO_F32, true};
+    compare(device, &options, is_reference ? 1040 : 2064, 30, 1, 1e-11);
+}
+
 static void test_level(struct rondo_device *device)
 {
     bool is_reference = strstr(rondo_device_description(device), "(ref") != NULL;
-    struct layer_options options = {4, 2, 32, 1, 300, 1, RONDO_F32};
+    struct layer_options options = {4, 2, 32, 1, 300, 1, RONDO_F32, false};
+    test_codes(device, is_reference);
     compare(device, &options, 200, 30, 1, 1e-11);
     compare(device, &options, 130, 130, 1, 1e-11);
     compare(device, &options, 200, 30, 30, 1e-10);
     compare(device, &options, 100, 20, 1e4f, 1e-6);
-    options = (struct layer_options){6, 1, 20, 1, 300, 1, RONDO_F32};
+    options = (struct layer_options){6, 1, 20, 1, 300, 1, RONDO_F32, false};
     compare(device, &options, 130, 9, 1, 1e-11);
-    options = (struct layer_options){2, 1, 16, 1, 3000, 1, RONDO_F32};
+    options = (struct layer_options){2, 1, 16, 1, 3000, 1, RONDO_F32, false};
     /* The last tokens, one or a few a call, cross from one segment into the next. */
     compare(device, &options, is_reference ? 1040 : 2064, 30, 1, 1e-11);
 }
