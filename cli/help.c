@@ -29,7 +29,8 @@ static const struct topic topics[] = {
      "  gflops            2 x multiply-adds of the matrix products on active parameters, over "
      "time\n"
      "  depth             tokens already in the caches; they are made by a real prefill, which is\n"
-     "                    reported as test \"fill\", or with --fill repeat by copies of 512 tokens\n"
+     "                    reported as test \"fill\", or with --fill repeat by copies of 512 "
+     "tokens\n"
      "  time_ratio        time per token over that at depth 0 in the same batch\n"},
     {"checkpoints", "which model directories can be opened",
      "A directory as published on Hugging Face: config.json, *.safetensors (in shards with\n"
