@@ -329,6 +329,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
                                                 .device = {first->device, second->device},
                                                 .context = {c->a, c->b},
                                                 .mode = {a->mode, b->mode},
+                                                .kv = {a->kv, b->kv},
                                                 .tokens = tokens,
                                                 .n = c->n,
                                                 .tolerance = c->tolerance,

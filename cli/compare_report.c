@@ -1,5 +1,6 @@
 /* The report at the end of `rondo compare`. */
 #include "cli/compare_report.h"
+#include "cli/engine.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -117,7 +118,7 @@ void cli_compare_report_print(const struct cli_compare_report *report, FILE *out
     for (int side = 0; side < 2; side++)
         fprintf(out, "%c        %s, mode %s\n", "AB"[side],
                 rondo_device_description(report->device[side]),
-                rondo_mode_name(report->mode[side]));
+                cli_mode_label((int)report->mode[side], (int)report->kv[side]));
     print_model(report, out);
     fprintf(out, "allowed  NMSE %.4g; first out of tolerance:\n", report->tolerance);
     print_finding("free", &report->free, "nothing", out);

@@ -20,6 +20,7 @@ struct cli_compare_report {
     const struct rondo_device *device[2]; /* A, B */
     const struct rondo_context *context[2];
     enum rondo_mode mode[2];
+    enum rondo_kv kv[2];
     const int32_t *tokens; /* [n] */
     size_t n;
     double tolerance;

@@ -54,6 +54,23 @@ expect 0 info -m "$fixtures/models/softmax-only" --ctx 200 --batch 3 --json
 expect 0 info -m "$model" --ctx 200 --batch 3 --mode bf16 --json
 [ "$(pages kv_pages)" -lt "$(pages kv_pages_all_softmax)" ] || fail "info: the hybrid saves nothing"
 
+# ---- keys and values as codes: less memory, near the numbers, sessions of their own ------------------
+wide=$fixtures/models/head-dim-128
+expect 0 info -m "$wide" --ctx 256 --mode bf16 --json
+auto=$(pages kv_pages)
+expect 0 info -m "$wide" --ctx 256 --mode bf16 --kv-dtype fp8 --json
+[ $((100 * $(pages kv_pages) / auto)) = 51 ] || fail "info: $(pages kv_pages) bytes of codes, $auto of bf16"
+expect 0 run -m "$model" --tokens 1,2,3 --ids -n 3 --ignore-eos --kv-dtype fp8 --session "$work/k"
+expect 1 run -m "$model" --tokens 4 --ids -n 1 --session "$work/k"
+says "made with another dtype (got fp8, want auto)"
+expect 0 run -m "$model" --tokens 4 --ids -n 1 --kv-dtype fp8 --session "$work/k"
+expect 0 compare -m "$wide" --tokens "$tokens" --a cpu,bf16 --b cpu,bf16,fp8
+prints "mode bf16 kv-fp8"
+expect 1 compare -m "$wide" --tokens "$tokens" --a cpu,bf16 --b cpu,bf16,fp8 --tolerance 1e-9 --report
+prints "mode bf16 kv-fp8"
+expect 2 compare -m "$wide" --tokens 1 --b cpu,bf16,fp4
+expect 2 run -m "$model" --tokens 1 --ids --kv-dtype fp4
+
 # ---- logits ---------------------------------------------------------------------------------------
 size() { wc -c <"$1" | tr -d ' '; }
 expect 0 logits -m "$model" --tokens "$tokens" -o "$work/all.npy" --quiet
