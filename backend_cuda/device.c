@@ -29,7 +29,7 @@ static void set_properties(struct gpu_host *host, int ordinal,
 {
     struct gpu_device *gpu = &host->gpu;
     int driver = 0, runtime = 0;
-    char text[112];
+    char text[112], versions[2][16];
     gpu->ordinal = ordinal;
     gpu->capability = gpu_capability(properties);
     gpu->warp_size = properties->warpSize;
@@ -39,8 +39,8 @@ static void set_properties(struct gpu_host *host, int ordinal,
     cudaRuntimeGetVersion(&runtime);
     snprintf(host->name, sizeof host->name, GPU_NAME ":%d", ordinal);
     GPU(describe)(properties, text, sizeof text);
-    snprintf(gpu->base.description, sizeof gpu->base.description, "%s, driver %d.%d, runtime %d.%d",
-             text, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    snprintf(gpu->base.description, sizeof gpu->base.description, "%s, driver %s, runtime %s", text,
+             gpu_version(driver, versions[0]), gpu_version(runtime, versions[1]));
 }
 
 static void set_table(struct rondo_device *device)

@@ -47,7 +47,8 @@ static const char *hint(cudaError_t error)
     case cudaErrorMemoryAllocation:
         return "; a smaller context, fewer sessions or --device cpu need less of it";
     case cudaErrorNoKernelImageForDevice:
-        return "; this build has no code for this GPU (option gpu_arch), --device cpu runs here";
+        return "; this build has no code for this GPU (option " GPU_OPTION
+               "), --device cpu runs here";
     default:
         return "; the device can not be used any more by this process, --device cpu runs without "
                "it";

@@ -5,12 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* "CUDA 13.0" of the driver's and the runtime's numbers, 13000. */
-static void version_text(int version, char *text, size_t size)
-{
-    snprintf(text, size, "%d.%d", version / 1000, version % 1000 / 10);
-}
-
 static int count_devices(cudaError_t *error)
 {
     int count = 0;
@@ -27,15 +21,16 @@ static void explain_none(cudaError_t error, char *text, size_t size)
     char has[16], wants[16];
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    version_text(driver, has, sizeof has);
-    version_text(runtime, wants, sizeof wants);
+    gpu_version(driver, has);
+    gpu_version(runtime, wants);
     if (error == cudaErrorInsufficientDriver && driver)
-        snprintf(text, size, "the GPU driver is too old (it has CUDA %s, this build needs %s)", has,
-                 wants);
+        snprintf(text, size, "the GPU driver is too old (it has " GPU_API " %s, this build needs %s)",
+                 has, wants);
     else if (error == cudaErrorInsufficientDriver)
-        snprintf(text, size, "there is no GPU driver (this build needs one with CUDA %s)", wants);
+        snprintf(text, size, "there is no GPU driver (this build needs one with " GPU_API " %s)",
+                 wants);
     else if (error == cudaSuccess || error == cudaErrorNoDevice)
-        snprintf(text, size, "the driver shows no GPU (is CUDA_VISIBLE_DEVICES set?)");
+        snprintf(text, size, "the driver shows no GPU (is " GPU_VISIBLE " set?)");
     else
         snprintf(text, size, "%s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
 }
@@ -55,7 +50,7 @@ void GPU(explain)(char *text, size_t size)
         if (error != cudaSuccess)
             snprintf(text + length, size - length, "%sGPU %d: %s (%s)", length ? "; " : "", i,
                      cudaGetErrorString(error), cudaGetErrorName(error));
-        else if (!gpu_usable(&properties))
+        else if (!gpu_usable(&properties) && !gpu_is_others(&properties))
             snprintf(text + length, size - length, "%sGPU %d (%s) is %s, want %s",
                      length ? "; " : "", i, properties.name,
                      gpu_architecture(&properties, architecture), GPU_WANTED);

@@ -12,6 +12,33 @@ static inline int gpu_capability(const struct cudaDeviceProp *properties)
     return 0;
 }
 
+/* Words of messages: the interface, the variable that hides devices, the options of the build. */
+#define GPU_API "HIP"
+#define GPU_VISIBLE "HIP_VISIBLE_DEVICES"
+#if RONDO_WAVE == 64
+#define GPU_OPTION "hip_arch_wave64"
+#else
+#define GPU_OPTION "hip_arch_wave32"
+#endif
+#if defined(RONDO_HIP_BOTH_WAVES)
+#define GPU_WANTED "gfx90a, gfx942, gfx11 or gfx12"
+#elif RONDO_WAVE == 64
+#define GPU_WANTED "gfx90a or gfx942"
+#else
+#define GPU_WANTED "gfx11 or gfx12"
+#endif
+
+/* "5.2" of the driver's and the runtime's numbers, 50200000 and what counts builds. The emulator counts as CUDA. */
+static inline const char *gpu_version(int version, char text[16])
+{
+#ifdef RONDO_SIMT
+    snprintf(text, 16, "%d.%d", version / 1000, version % 1000 / 10);
+#else
+    snprintf(text, 16, "%d.%d", version / 10000000, version / 100000 % 100);
+#endif
+    return text;
+}
+
 /* Local memory of a workgroup on all of them. */
 static inline size_t gpu_shared_limit(const struct cudaDeviceProp *properties)
 {
@@ -44,22 +71,37 @@ static inline const char *gpu_architecture(const struct cudaDeviceProp *properti
     return text;
 }
 
-/* The other build of the backend takes the devices of the other wave size. */
-static inline bool gpu_usable(const struct cudaDeviceProp *properties)
+/* Whether kernels for waves of so many lanes are for such a device. */
+static inline bool gpu_takes_wave(const struct cudaDeviceProp *properties, int wave)
 {
     char text[32];
     gpu_architecture(properties, text);
-    if (properties->warpSize != RONDO_WAVE)
+    if (properties->warpSize != wave)
         return false;
-#if RONDO_WAVE == 64
-    return !strcmp(text, "gfx90a") || !strncmp(text, "gfx94", 5);
-#else
-    return !strncmp(text, "gfx11", 5) || !strncmp(text, "gfx12", 5);
-#endif
+    return wave == 64 ? !strcmp(text, "gfx90a") || !strncmp(text, "gfx94", 5)
+                      : !strncmp(text, "gfx11", 5) || !strncmp(text, "gfx12", 5);
 }
 
+static inline bool gpu_usable(const struct cudaDeviceProp *properties)
+{
+    return gpu_takes_wave(properties, RONDO_WAVE);
+}
+
+#ifdef RONDO_HIP_BOTH_WAVES
+static inline bool gpu_is_others(const struct cudaDeviceProp *properties)
+{
+    return gpu_takes_wave(properties, 96 - RONDO_WAVE);
+}
 #endif
 
-#define GPU_WANTED (RONDO_WAVE == 64 ? "gfx90a or gfx942" : "gfx11 or gfx12")
+#endif
+
+#ifndef RONDO_HIP_BOTH_WAVES
+static inline bool gpu_is_others(const struct cudaDeviceProp *properties)
+{
+    (void)properties;
+    return false;
+}
+#endif
 
 #endif

@@ -20,6 +20,8 @@ has_sanitizers() {
 has_cross_headers() {
     echo '#include <stdlib.h>' | aarch64-linux-gnu-gcc -xc -fsyntax-only - 2> /dev/null
 }
+has_hip() { [ -e /usr/include/hip/hip_runtime.h ]; }
+has_hip_bitcode() { dpkg -L rocm-device-libs 2> /dev/null | grep '/bitcode/ockl\.bc$' > /dev/null; }
 has_clang_format() { has_command clang-format-14 || has_command clang-format; }
 
 # need | check | Debian packages, the first that exists | what for
@@ -43,6 +45,11 @@ test|has_numpy|python3-numpy|tests of the float64 reference
 test|has_command aarch64-linux-gnu-gcc|gcc-aarch64-linux-gnu|compile for 64-bit ARM
 test|has_cross_headers|libc6-dev-arm64-cross|compile for 64-bit ARM
 test|has_command qemu-aarch64|qemu-user|run tests of 64-bit ARM
+test|has_command clang++-19|clang-19|compile for AMD GPUs
+test|has_command ld.lld-19|lld-19|compile for AMD GPUs
+test|has_command clang-offload-bundler-19|clang-tools-19|compile for AMD GPUs
+test|has_hip|libamdhip64-dev|compile for AMD GPUs
+test|has_hip_bitcode|rocm-device-libs|compile for AMD GPUs
 '
 
 # Lines of the requirements of the kinds $1 whose check fails.

@@ -12,7 +12,7 @@ set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$root/build/ci
 logs=$out/logs
-stages=(setup style gcc symbols install readme clang cuda sanitize fuzz thread aarch64 coverage)
+stages=(setup style gcc symbols install readme clang cuda hip sanitize fuzz thread aarch64 coverage)
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
@@ -97,6 +97,19 @@ stage_cuda() {
     compile cuda
     "$out/cuda/cli/rondo" info --devices
     tests cuda --suite gpu
+}
+
+# For one GPU of each kind: MFMA with and without FP8, WMMA. What they have in common is tested by the stage "gcc",
+# emulated; a machine with an AMD GPU lists it here.
+stage_hip() {
+    has clang++-19 || skip 'no clang++-19'
+    [ -e /usr/include/hip/hip_runtime.h ] || skip 'no libamdhip64-dev'
+    ci/hip-bitcode.sh "$out/hip-bitcode"
+    CC=gcc configure hip -Dwerror=true -Dhip=enabled -Dhip_bitcode="$out/hip-bitcode" \
+        -Dhip_arch_wave64=gfx90a,gfx942 -Dhip_arch_wave32=gfx1100 \
+        -Dcuda=disabled -Dsimt=disabled -Dopenblas=disabled -Doptimization=0
+    compile hip cli/rondo
+    tests/cli/no_gpu.sh "$out/hip/cli/rondo" tests/fixtures hip
 }
 
 # Addresses and undefined behaviour. By gcc at -O1: clang needs minutes for the vector kernels then.

@@ -18,14 +18,21 @@ size_t rondo_device_list(struct rondo_device_info *devices, size_t capacity)
 size_t rondo_backend_list(struct rondo_backend_info *backends, size_t capacity)
 {
     size_t count = 0;
-    for (; rondo_backends[count]; count++) {
-        if (count >= capacity)
+    for (size_t i = 0; rondo_backends[i]; i++) {
+        const struct rondo_backend *backend = rondo_backends[i];
+        size_t at = 0;
+        while (at < count && at < capacity && strcmp(backends[at].name, backend->name) != 0)
+            at++;
+        bool known = at < count && at < capacity; /* another one of this name */
+        count += !known;
+        if (at >= capacity)
             continue;
-        const struct rondo_backend *backend = rondo_backends[count];
-        struct rondo_backend_info *info = &backends[count];
-        *info = (struct rondo_backend_info){.n_devices = backend->list(NULL, 0)};
+        struct rondo_backend_info *info = &backends[at];
+        if (!known)
+            *info = (struct rondo_backend_info){0};
         snprintf(info->name, sizeof info->name, "%s", backend->name);
-        if (backend->explain)
+        info->n_devices += backend->list(NULL, 0);
+        if (backend->explain && !*info->reason)
             backend->explain(info->reason, sizeof info->reason);
     }
     return count;
