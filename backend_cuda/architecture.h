@@ -28,6 +28,12 @@ static inline int gpu_capability(const struct cudaDeviceProp *properties)
     return 10 * properties->major + properties->minor;
 }
 
+/* mma e4m3; sm_90 has wgmma for it too. */
+static inline enum gpu_fp8 gpu_fp8(const struct cudaDeviceProp *properties)
+{
+    return gpu_capability(properties) >= 89 ? GPU_FP8_OCP : GPU_FP8_NONE;
+}
+
 static inline size_t gpu_shared_limit(const struct cudaDeviceProp *properties)
 {
     return properties->sharedMemPerBlockOptin;

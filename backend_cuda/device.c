@@ -29,9 +29,10 @@ static void set_properties(struct gpu_host *host, int ordinal,
 {
     struct gpu_device *gpu = &host->gpu;
     int driver = 0, runtime = 0;
-    char text[112], versions[2][16];
+    char text[104], versions[2][16];
     gpu->ordinal = ordinal;
     gpu->capability = gpu_capability(properties);
+    gpu->fp8 = gpu_fp8(properties);
     gpu->warp_size = properties->warpSize;
     gpu->multiprocessors = properties->multiProcessorCount;
     gpu->shared_limit = gpu_shared_limit(properties);

@@ -3,7 +3,7 @@
 // A part's family follows from its dtypes and the device alone:
 //   x f32, or W f32 or f16, or x quantised with W bf16     fma f32, the order of core/ops.h
 //   x bf16, W bf16 or e4m3                                 mma bf16, e4m3 widened (exactly)
-//   x and W e4m3                                           mma e4m3 from sm_89 on; before it, and on AMD, both widened
+//   x and W e4m3                                           mma e4m3 from sm_89 on, on gfx942 and gfx12; else both widened
 // On sm_90 gemm_sm90.cu comes first and says what it does not take. Which tiles do a part is chosen by the number of
 // rows; all of a family give the same bits.
 #include "backend_cuda/gemm.h"
@@ -20,7 +20,7 @@ gemm_family family_of(const gpu_device *device, const rondo_tensor *x, const ron
     if (x->dtype == RONDO_BF16 && weight->dtype == RONDO_F8_E4M3)
         return GEMM_BF16_E4M3;
     if (x->dtype == RONDO_F8_E4M3 && weight->dtype == RONDO_F8_E4M3)
-        return device->capability >= 89 ? GEMM_E4M3_E4M3 : GEMM_E4M3_WIDEN;
+        return device->fp8 != GPU_FP8_NONE ? GEMM_E4M3_E4M3 : GEMM_E4M3_WIDEN;
     return GEMM_F32;
 }
 
@@ -88,6 +88,8 @@ const char *path_name(const gpu_device *device, gemm_family family, const gemm_l
 {
     if (sm90_takes(device, family, launch))
         return family == GEMM_E4M3_E4M3 ? "wgmma e4m3" : "wgmma bf16";
+    if (family == GEMM_E4M3_E4M3 && device->fp8 == GPU_FP8_FNUZ)
+        return "mma e4m3fnuz";
     return family_name(family);
 }
 

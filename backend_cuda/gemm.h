@@ -21,7 +21,7 @@ enum gemm_family {
     GEMM_BF16_BF16,  /* x bf16, W bf16, mma bf16 */
     GEMM_BF16_E4M3,  /* x bf16, W e4m3 widened, mma bf16 */
     GEMM_E4M3_WIDEN, /* x and W e4m3, both widened, mma bf16 */
-    GEMM_E4M3_E4M3,  /* x and W e4m3, mma e4m3: sm_89 and newer */
+    GEMM_E4M3_E4M3,  /* x and W e4m3, mma e4m3: devices that have it */
     GEMM_FAMILIES
 };
 

@@ -12,6 +12,7 @@
 // bytes for 16 products of m16n8k16: on sm_80 24 of 32 cycles of shared memory, so tensor cores are the limit;
 // predicted 65 % of the bf16 rate on sm_80, of the FP8 rate on sm_89 45 % (promotion: 64 FMA a lane per 64
 // products, and one block cannot hide its start and end), 40 % of wgmma's rate on sm_90.
+// On AMD, whose blocks have 64 KiB: 4 waves of 64 x 32 in tiles of 128 x 64.
 // Small: 4 warps of 32 x 32, three blocks on a multiprocessor; for products with fewer large tiles than
 // multiprocessors.
 #include "backend_cuda/gemm_tile.cuh"
@@ -116,14 +117,14 @@ __device__ __forceinline__ void load_stage(const gemm_launch &g, const tile_sour
             copy_async_16(w + i * w_step, source.w[i] + k, w_left > 0);
 #pragma unroll
         for (int i = 0; i < S::x_units; i++)
-            copy_async_16(x + i * x_step, source.x[i] + k, x_left > 0);
+            gemm_copy_input<typename S::math>(x + i * x_step, source.x[i] + k, x_left > 0);
     } else {
 #pragma unroll
         for (int i = 0; i < S::w_units; i++)
             gemm_copy_values(w + i * w_step, source.w[i] + k, w_left);
 #pragma unroll
         for (int i = 0; i < S::x_units; i++)
-            gemm_copy_values(x + i * x_step, source.x[i] + k, x_left);
+            gemm_copy_input_values<typename S::math>(x + i * x_step, source.x[i] + k, x_left);
     }
     if ((k + S::depth) % RONDO_BLOCK != 0 && k + S::depth < g.k)
         return;
@@ -182,7 +183,8 @@ __device__ __forceinline__ void promote(const gemm_launch &g, tile_sums<S> &sums
         for (int r = 0; r < TILE_C; r++) {
             float scale = weight_scale;
             if (sizeof(typename S::x_type) == 1)
-                scale = scales[j * 16 + tile_column(r)] * weight_scale;
+                scale = scales[j * 16 + tile_column(r)] * weight_scale *
+                        gemm_product_scale<typename S::math>();
 #pragma unroll
             for (int i = 0; i < S::tiles_n; i++) {
                 sums.sum[i][j].r[r] = fmaf(sums.part[i][j].r[r], scale, sums.sum[i][j].r[r]);
@@ -292,14 +294,19 @@ template <class S> void launch_tiles(gpu_device *device, gemm_launch *g)
 template <class X, class W, class Math, int Depth, int Stages>
 void launch_family(gpu_device *device, gemm_launch *g)
 {
+#ifdef RONDO_HIP
+    typedef tile_shape<X, W, Math, 128, 64, 2, 2, Depth, Stages, 1> large; // in 64 KiB
+#else
     typedef tile_shape<X, W, Math, 128, 128, 4, 2, Depth, Stages, 1> large;
+#endif
     typedef tile_shape<X, W, Math, 64, 64, 2, 2, Depth, Stages, 3> small;
     int64_t wide = 0;
     for (int p = 0; p < g->n_parts; p++)
         wide += ceil_div(g->part[p].n, 128);
     int64_t rows = g->offsets ? ceil_div(g->rows, g->n_experts) : g->rows;
-    bool many = ceil_div(g->rows, 128) * wide >= device->multiprocessors;
-    if (rows > 64 && many)
+    bool many = ceil_div(g->rows, large::tile_m) * wide >= device->multiprocessors;
+    bool fits = large::shared_bytes + gemm_list_bytes(g) <= device->shared_limit;
+    if (rows > 64 && many && fits)
         launch_tiles<large>(device, g);
     else
         launch_tiles<small>(device, g);
@@ -319,11 +326,9 @@ void GPU(gemm_launch_mma)(gpu_device *device, gemm_family family, gemm_launch *g
     case GEMM_E4M3_WIDEN:
         launch_family<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 64, 4>(device, g);
         break;
-#ifndef RONDO_HIP
     case GEMM_E4M3_E4M3:
         launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g);
         break;
-#endif
     default:
         break;
     }

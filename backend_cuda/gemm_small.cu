@@ -142,9 +142,11 @@ __device__ __forceinline__ void load_rows(const gemm_launch &g, const strip_curs
         if (S::x_all % WARP_SIZE && x_row + i * S::x_rows >= S::height)
             break;
         if (Vectors)
-            copy_async_16(x + i * S::x_rows * S::x_pitch, cursor.x[i] + cursor.k, left > 0);
+            gemm_copy_input<typename S::math>(x + i * S::x_rows * S::x_pitch,
+                                              cursor.x[i] + cursor.k, left > 0);
         else
-            gemm_copy_values(x + i * S::x_rows * S::x_pitch, cursor.x[i] + cursor.k, left);
+            gemm_copy_input_values<typename S::math>(x + i * S::x_rows * S::x_pitch,
+                                                     cursor.x[i] + cursor.k, left);
     }
 }
 
@@ -237,7 +239,9 @@ __device__ __forceinline__ void publish(const strip_sums<S> &sums, const unsigne
             }
     for (int row = lane; row < S::height; row += WARP_SIZE)
         to_scales[warp * S::height + row] =
-            sizeof(typename S::x_type) == 1 ? scales[row] * weight_scale : weight_scale;
+            sizeof(typename S::x_type) == 1
+                ? scales[row] * weight_scale * gemm_product_scale<typename S::math>()
+                : weight_scale;
 }
 
 // Values warp, warp + 4, ... of every lane are this thread's outputs: in tile value / S::tile_values, where
@@ -398,10 +402,8 @@ int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *
         return launch_family<uint16_t, uint8_t, gemm_math_widen<uint16_t>, 64, 4>(device, g, rows);
     case GEMM_E4M3_WIDEN:
         return launch_family<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 64, 4>(device, g, rows);
-#ifndef RONDO_HIP
     case GEMM_E4M3_E4M3:
         return launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g, rows);
-#endif
     default:
         return 0;
     }

@@ -237,6 +237,46 @@ template <class X> struct gemm_math_widen : gemm_math_bf16 {
         }
     }
 };
+
+// e4m3 by e4m3: a lane has eight codes of its line. In waves of 64 the product is of FNUZ codes: weights hold no -0
+// (write_codes of the device sees to it), inputs are rewritten on their way into shared memory.
+struct gemm_math_e4m3 {
+    struct weight_type {
+        uint32_t r[2];
+    };
+    struct input_type {
+        uint32_t r[2];
+    };
+    struct narrow_type {
+    };
+    static constexpr int k = MATRIX_E4M3_K, input_padding = 16, unroll = 4;
+    static constexpr bool available = MATRIX_HAS_E4M3; // never launched where not
+
+    static __device__ __forceinline__ void load(uint32_t (&r)[2], const uint8_t *shared, int pitch)
+    {
+        const uint8_t *from = shared + matrix_ab_line() * pitch + matrix_lane() / 16 * 8;
+        uint2 codes = *reinterpret_cast<const uint2 *>(from);
+        r[0] = codes.x, r[1] = codes.y;
+    }
+
+    static __device__ __forceinline__ void load_weight(weight_type &a, const uint8_t *shared,
+                                                       int pitch)
+    {
+        load(a.r, shared, pitch);
+    }
+
+    static __device__ __forceinline__ void load_input(input_type &b, const uint8_t *shared,
+                                                      int pitch)
+    {
+        load(b.r, shared, pitch);
+    }
+
+    static __device__ __forceinline__ void multiply(tile_c &c, const weight_type &a,
+                                                    const input_type &b)
+    {
+        matrix_multiply_e4m3(c.r, a.r, b.r);
+    }
+};
 #else
 // The same, of 32 of K. Codes are loaded as fragments of bf16 with two codes in the place of a value: a lane gets
 // k 4t .. 4t + 3 (and 16 more). It takes the first two for the lower and the last two for the upper half of the
@@ -388,6 +428,62 @@ struct gemm_math_e4m3 {
     }
 };
 #endif
+
+// ---- FNUZ codes -------------------------------------------------------------------------------------------------
+
+// Products of gfx942 are of e4m3fnuz: exponents are biased by 8, so that a code is half of what OCP's code of the
+// same bits is, subnormals included, and all of OCP's finite codes (up to 448) have their twin (up to 224). Only
+// two differ: -0 (0x80, which FNUZ takes as NaN) becomes 0, and NaN (0x7f and 0xff, numbers to FNUZ) 0x80.
+// Products of two such codes are a quarter of what they should be, exactly, and so are sums: scales make up for it.
+// Rewritten weights are OCP's still, of the same values, for every other use.
+static __host__ __device__ __forceinline__ uint32_t gemm_fnuz_codes(uint32_t codes)
+{
+    uint32_t magnitude = codes & 0x7f7f7f7fu;
+    uint32_t some = magnitude + 0x7f7f7f7fu; // bit 7: not zero
+    uint32_t nan = (magnitude + 0x01010101u) & 0x80808080u;
+    codes &= some | 0x7f7f7f7fu;
+    return (codes & ~(nan - (nan >> 7))) | nan; // 7 bits cleared below a 1
+}
+
+template <class Math> struct gemm_is_fnuz {
+    static constexpr bool value = false;
+};
+#if defined(RONDO_HIP) && WARP_SIZE == 64
+template <> struct gemm_is_fnuz<gemm_math_e4m3> {
+    static constexpr bool value = true;
+};
+#endif
+
+// What the product's operands lack, for the scales.
+template <class Math> static __device__ __forceinline__ constexpr float gemm_product_scale()
+{
+    return gemm_is_fnuz<Math>::value ? 4.0f : 1.0f;
+}
+
+// 16 bytes of a row of x, as copy_async_16.
+template <class Math>
+static __device__ __forceinline__ void gemm_copy_input(void *shared, const void *global, bool valid)
+{
+    if (!gemm_is_fnuz<Math>::value) {
+        copy_async_16(shared, global, valid);
+        return;
+    }
+    uint4 v = valid ? *static_cast<const uint4 *>(global) : make_uint4(0, 0, 0, 0);
+    *static_cast<uint4 *>(shared) = make_uint4(gemm_fnuz_codes(v.x), gemm_fnuz_codes(v.y),
+                                               gemm_fnuz_codes(v.z), gemm_fnuz_codes(v.w));
+}
+
+template <class Math, class T>
+static __device__ __forceinline__ void gemm_copy_input_values(void *shared, const T *from, int left)
+{
+    gemm_copy_values(shared, from, left);
+    if (!gemm_is_fnuz<Math>::value)
+        return;
+    uint32_t *words = static_cast<uint32_t *>(shared);
+#pragma unroll 1
+    for (int word = 0; word < 4; word++)
+        words[word] = gemm_fnuz_codes(words[word]);
+}
 
 // ---- the end of an output -----------------------------------------------------------------------------------------
 

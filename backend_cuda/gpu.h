@@ -23,10 +23,15 @@ extern "C" {
 
 #include "core/backend.h"
 
+/* Products of e4m3 codes that a device has. FNUZ is AMD's first format: the same bits are half the value, 0x80 is
+ * NaN and there is no -0; see gemm_fnuz_codes in gemm_tile.cuh. */
+enum gpu_fp8 { GPU_FP8_NONE, GPU_FP8_OCP, GPU_FP8_FNUZ };
+
 struct gpu_device {
     struct rondo_device base; /* first: ops get a pointer to it */
     int ordinal;
-    int capability;      /* 10 * major + minor of NVIDIA devices: 80, 89, 90, 120; 0 elsewhere */
+    int capability; /* 10 * major + minor of NVIDIA devices: 80, 89, 90, 120; 0 elsewhere */
+    enum gpu_fp8 fp8;
     int warp_size;       /* 32, or 64 on some AMD devices */
     int multiprocessors; /* number of */
     size_t shared_limit; /* bytes of dynamic shared memory a block may opt in to */

@@ -24,8 +24,9 @@ static void explain_none(cudaError_t error, char *text, size_t size)
     gpu_version(driver, has);
     gpu_version(runtime, wants);
     if (error == cudaErrorInsufficientDriver && driver)
-        snprintf(text, size, "the GPU driver is too old (it has " GPU_API " %s, this build needs %s)",
-                 has, wants);
+        snprintf(text, size,
+                 "the GPU driver is too old (it has " GPU_API " %s, this build needs %s)", has,
+                 wants);
     else if (error == cudaErrorInsufficientDriver)
         snprintf(text, size, "there is no GPU driver (this build needs one with " GPU_API " %s)",
                  wants);

@@ -99,7 +99,19 @@ static void release(struct rondo_device *device, void *memory)
     }
 }
 
-static void write_memory(struct rondo_device *device, void *to, const void *from, size_t size)
+/* memcpy of e4m3 codes with 0 for -0, which e4m3fnuz does not have. */
+static void *copy_codes(void *restrict to, const void *restrict from, size_t size)
+{
+    const uint8_t *codes = from;
+    uint8_t *out = to;
+    for (size_t i = 0; i < size; i++)
+        out[i] = codes[i] == 0x80 ? 0 : codes[i];
+    return to;
+}
+
+/* `take` is memcpy or copy_codes. */
+static void write_by(struct rondo_device *device, void *to, const void *from, size_t size,
+                     void *take(void *restrict, const void *restrict, size_t))
 {
     struct gpu_host *host = gpu_host_of(device);
     if (!size || !GPU(enter)(host))
@@ -109,7 +121,7 @@ static void write_memory(struct rondo_device *device, void *to, const void *from
         char *pinned = stage(host, size, &room);
         if (!pinned)
             return;
-        memcpy(pinned, from, room);
+        take(pinned, from, room);
         host->counts.submissions++;
         if (GPU(failed)(&host->gpu,
                         cudaMemcpyAsync(to, pinned, room, cudaMemcpyHostToDevice, host->gpu.stream),
@@ -119,6 +131,16 @@ static void write_memory(struct rondo_device *device, void *to, const void *from
         from = (const char *)from + room;
         size -= room;
     }
+}
+
+static void write_memory(struct rondo_device *device, void *to, const void *from, size_t size)
+{
+    write_by(device, to, from, size, memcpy);
+}
+
+static void write_codes(struct rondo_device *device, void *to, const void *from, size_t size)
+{
+    write_by(device, to, from, size, copy_codes);
 }
 
 /* What could not be read is all ones: NaN. */
@@ -233,6 +255,7 @@ void GPU(set_memory)(struct rondo_device *device)
     device->allocate = allocate;
     device->release = release;
     device->write = write_memory;
+    device->write_codes = gpu_host_of(device)->gpu.fp8 == GPU_FP8_FNUZ ? write_codes : NULL;
     device->read = read_memory;
     device->copy = copy_memory;
     device->synchronize = synchronize;

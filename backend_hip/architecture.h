@@ -39,20 +39,25 @@ static inline const char *gpu_version(int version, char text[16])
     return text;
 }
 
-/* Local memory of a workgroup on all of them. */
+/* Local memory of a workgroup on all of them, whose properties may count it otherwise. */
 static inline size_t gpu_shared_limit(const struct cudaDeviceProp *properties)
 {
-    size_t limit = properties->sharedMemPerBlock;
-    return limit < 65536 ? limit : 65536;
+    (void)properties;
+    return 65536;
 }
 
 #ifdef RONDO_SIMT
 
-/* Any device will do. */
+/* Any device will do: those that are sm_89 elsewhere stand for gfx942 and gfx1201, the others for gfx90a and gfx1100. */
+static inline enum gpu_fp8 gpu_fp8(const struct cudaDeviceProp *properties)
+{
+    return properties->minor != 9 ? GPU_FP8_NONE : RONDO_WAVE == 64 ? GPU_FP8_FNUZ : GPU_FP8_OCP;
+}
+
 static inline const char *gpu_architecture(const struct cudaDeviceProp *properties, char text[32])
 {
-    (void)properties;
-    snprintf(text, 32, "waves of %d", RONDO_WAVE);
+    snprintf(text, 32, "waves of %d%s", RONDO_WAVE,
+             gpu_fp8(properties) == GPU_FP8_NONE ? "" : " with FP8");
     return text;
 }
 
@@ -69,6 +74,15 @@ static inline const char *gpu_architecture(const struct cudaDeviceProp *properti
 {
     snprintf(text, 32, "%.*s", (int)strcspn(properties->gcnArchName, ":"), properties->gcnArchName);
     return text;
+}
+
+static inline enum gpu_fp8 gpu_fp8(const struct cudaDeviceProp *properties)
+{
+    char text[32];
+    gpu_architecture(properties, text);
+    return !strncmp(text, "gfx94", 5) ? GPU_FP8_FNUZ
+           : !strncmp(text, "gfx12", 5) ? GPU_FP8_OCP
+                                        : GPU_FP8_NONE;
 }
 
 /* Whether kernels for waves of so many lanes are for such a device. */

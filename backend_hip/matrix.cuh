@@ -1,4 +1,5 @@
-// The matrix instructions of AMD devices: one 16 x 16 x 16 product of a wave, bf16 in and f32 out.
+// The matrix instructions of AMD devices: one 16 x 16 x 16 product of a wave, bf16 in and f32 out; and one of e4m3
+// codes, 16 x 16 x 32 of FNUZ codes (MFMA of gfx942) or 16 x 16 x 16 of OCP codes (WMMA of gfx12).
 //
 // Which lane holds what, as AMD's matrix instruction calculator and the ISA documents give it (l = lane):
 //
@@ -11,6 +12,9 @@
 //   WMMA, gfx12, 32 lanes                  A: row l%16, k 8(l/16) .. +7      8 values
 //                                          B: column l%16, the same k        8 values
 //                                          C: column l%16, rows 8(l/16) + i  8 values
+//   codes, both kinds                      A: row l%16, k 8(l/16) .. +7      8 codes
+//                                          B: column l%16, the same k        8 codes
+//                                          C: as bf16's
 //
 // Builds for 32 lanes use the layout of gfx12 for operands in memory and fill up what gfx11 wants from the other
 // half of the wave, so that one layout is tested under emulation. Checked under emulation, never run on a device.
@@ -22,6 +26,16 @@
 // Values a lane holds of an operand and of the product.
 #define MATRIX_AB (256 / WARP_SIZE)
 #define MATRIX_C (256 / WARP_SIZE)
+// K of a product of codes: lanes have eight each.
+#define MATRIX_E4M3_K (WARP_SIZE / 2)
+
+// Whether the GPU that is being compiled for has it; the host and the emulator do not know better than yes.
+#if defined(__HIP_DEVICE_COMPILE__) && !defined(__gfx940__) && !defined(__gfx941__) &&             \
+    !defined(__gfx942__) && !defined(__GFX12__)
+#define MATRIX_HAS_E4M3 false
+#else
+#define MATRIX_HAS_E4M3 true
+#endif
 
 static __device__ __forceinline__ int matrix_lane()
 {
@@ -80,6 +94,23 @@ static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t 
 #endif
 }
 
+static __device__ __forceinline__ void matrix_multiply_e4m3(float *c, const uint32_t *a,
+                                                            const uint32_t *b)
+{
+#if defined(__gfx940__) || defined(__gfx941__) || defined(__gfx942__)
+    typedef float float4_t __attribute__((ext_vector_type(4)));
+    long va, vb;
+    float4_t vc = {c[0], c[1], c[2], c[3]};
+    __builtin_memcpy(&va, a, sizeof va);
+    __builtin_memcpy(&vb, b, sizeof vb);
+    vc = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(va, vb, vc, 0, 0, 0);
+    for (int i = 0; i < 4; i++)
+        c[i] = vc[i];
+#else
+    (void)c, (void)a, (void)b;
+#endif
+}
+
 #else
 
 static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t *a,
@@ -117,6 +148,24 @@ static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t 
     __builtin_memcpy(c, &vc, sizeof vc);
 #elif defined(__HIP_DEVICE_COMPILE__)
 #error "waves of 32 lanes: want gfx11 or gfx12"
+#else
+    (void)c, (void)a, (void)b;
+#endif
+}
+
+static __device__ __forceinline__ void matrix_multiply_e4m3(float *c, const uint32_t *a,
+                                                            const uint32_t *b)
+{
+#if defined(__GFX12__)
+    typedef int int2_t __attribute__((ext_vector_type(2)));
+    typedef float float8_t __attribute__((ext_vector_type(8)));
+    int2_t va, vb;
+    float8_t vc;
+    __builtin_memcpy(&va, a, sizeof va);
+    __builtin_memcpy(&vb, b, sizeof vb);
+    __builtin_memcpy(&vc, c, sizeof vc);
+    vc = __builtin_amdgcn_wmma_f32_16x16x16_fp8_fp8_w32_gfx12(va, vb, vc);
+    __builtin_memcpy(c, &vc, sizeof vc);
 #else
     (void)c, (void)a, (void)b;
 #endif

@@ -32,6 +32,9 @@ struct rondo_device {
     void *(*allocate)(struct rondo_device *device, size_t size);
     void (*release)(struct rondo_device *device, void *memory);
     void (*write)(struct rondo_device *device, void *to, const void *from_host, size_t size);
+    /* The same for the e4m3 codes of a weight, none of which is NaN. The device may hold other codes of the same
+     * values: 0 for -0. NULL: `write` does. */
+    void (*write_codes)(struct rondo_device *device, void *to, const void *from_host, size_t size);
     void (*read)(struct rondo_device *device, void *to_host, const void *from, size_t size);
     void (*copy)(struct rondo_device *device, void *to, const void *from,
                  size_t size); /* on the device */
@@ -68,6 +71,16 @@ struct rondo_device {
     /* What the device was asked for since it was opened. NULL: it does not count. */
     void (*counts)(struct rondo_device *device, struct rondo_device_counts *counts);
 };
+
+/* Writes a weight of this dtype, by `write` or `write_codes`. */
+static inline void rondo_device_write_weight(struct rondo_device *device, enum rondo_dtype dtype,
+                                             void *to, const void *from_host, size_t size)
+{
+    if (dtype == RONDO_F8_E4M3 && device->write_codes)
+        device->write_codes(device, to, from_host, size);
+    else
+        device->write(device, to, from_host, size);
+}
 
 /* The device's `status`; RONDO_OK where it has none. */
 int rondo_device_status(struct rondo_device *device, struct rondo_error *error);

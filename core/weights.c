@@ -362,8 +362,8 @@ static int load_matrix(struct load *load, const struct rondo_weight_entry *entry
                 take_array(load, entry, first ? first->data : NULL, info->size, info->name);
             if (!tensor.data)
                 return RONDO_FAILED;
-            load->weights->device->write(load->weights->device, tensor.data, source->data->data,
-                                         info->size);
+            rondo_device_write_weight(load->weights->device, info->dtype, tensor.data,
+                                      source->data->data, info->size);
         }
     }
     if (source->scale) {

@@ -108,11 +108,14 @@
 #define cudaStreamSynchronize hipStreamSynchronize
 #define cudaStreamWaitEvent hipStreamWaitEvent
 #ifdef __cplusplus
-/* C++ overloads in CUDA take kernels; HIP wants their address. */
+/* C++ overloads in CUDA take kernels; HIP wants their address. No workgroup has more than 64 KiB of local memory:
+ * the emulator's devices would give more. */
 template <class Kernel>
 static inline cudaError_t rondo_hip_set_attribute(Kernel *kernel, hipFuncAttribute attribute,
                                                   int value)
 {
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && value > 65536)
+        return cudaErrorInvalidValue;
     return hipFuncSetAttribute(reinterpret_cast<const void *>(kernel), attribute, value);
 }
 #define cudaFuncSetAttribute rondo_hip_set_attribute

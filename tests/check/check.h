@@ -92,6 +92,7 @@ struct check_buffer {
     void *result[2]; /* [size] on the host, as check_download read it */
     const char *name;
     bool constant; /* no op may change it */
+    bool weights;  /* e4m3 codes of weights: written as such */
 };
 
 /* Zeros on the host side, a pattern of guards on the devices until check_upload. */

@@ -3,6 +3,9 @@
 #include "tests/check/bench_gemm.h"
 #include "tests/check/internal.h"
 
+#include "core/dtype.h"
+
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -208,6 +211,54 @@ static void mapped_case(struct check *check, const struct shape *s)
     munmap(mapping, size + page);
 }
 
+/* Sets a matrix of zeros of both signs up: code first + r, unless it is `but`, in row r and in that column. The last
+ * row is of ones. */
+static struct check_tensor *diagonal(struct check *check, int32_t rows, int first, int but,
+                                     enum check_scale scale, const char *name)
+{
+    struct check_tensor *tensor =
+        check_tensor(check, RONDO_F8_E4M3, rows + 1, 256, 0, scale, CHECK_ZEROS, name);
+    uint8_t *codes = tensor->buffer->host;
+    for (int r = 0; r < rows; r++)
+        if (((first + r) & 0x7f) != but)
+            codes[r * tensor->host.row_stride + first + r] = (uint8_t)(first + r);
+    for (int i = 0; i < 256; i++)
+        rondo_store(codes + rows * tensor->host.row_stride, RONDO_F8_E4M3, (size_t)i, 1.0f);
+    check_upload(check, tensor->buffer);
+    return tensor;
+}
+
+/* Codes first .. first + rows of x, and all codes of W that are not NaN: each sum has one product that is not zero
+ * (or 256, in the last row), so that nothing hides behind larger values. */
+static void codes_case(struct check *check, int32_t rows, int first)
+{
+    check_case(check, "codes %d .. %d of x, all of W", first, first + rows - 1);
+    struct check_tensor *x = diagonal(check, rows, first, -1, CHECK_SCALE_ACTIVATION, "x");
+    struct check_tensor *weight = diagonal(check, 256, 0, 0x7f, CHECK_SCALE_BLOCK, "W");
+    struct check_tensor *out =
+        check_tensor_output(check, RONDO_F32, rows + 1, 257, 0, CHECK_SCALE_NONE, "out");
+    struct rondo_op_gemm op[2];
+    for (int side = 0; side < 2; side++) {
+        op[side] = (struct rondo_op_gemm){.x = x->side[side], .n_parts = 1};
+        op[side].part[0].weight = weight->side[side];
+        op[side].part[0].out = out->side[side];
+    }
+    check_run(check, RONDO_OP_GEMM, &op[0], &op[1]);
+    check_compare(check, out, NULL, 1e-11);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t n = 0; n < 257; n++) {
+            int64_t at = r * out->host.row_stride + n;
+            float want = ((float *)out->buffer->result[CHECK_REFERENCE])[at];
+            float got = ((float *)out->buffer->result[CHECK_TESTED])[at];
+            bool nan = rondo_e4m3_is_nan((uint8_t)(first + r));
+            if (nan != isnan(want) || nan != isnan(got) || (!nan && got != want)) {
+                check_fail(check, "code %d of x by row %d of W: got %.9g, want %.9g",
+                           first + (int)r, (int)n, (double)got, (double)want);
+                return;
+            }
+        }
+}
+
 static struct shape random_shape(struct check *check)
 {
     return (struct shape){
@@ -255,6 +306,11 @@ static void check_gemm(struct check *check)
         s.weight = i / 8;
         mapped_case(check, &s);
     }
+    for (int first = 0; first < 256; first += 64) { /* tiles, strips of several heights */
+        codes_case(check, 63, first);
+        codes_case(check, 15, first + 49);
+    }
+    codes_case(check, 256, 0);
     /* More rows, channels and columns than one block of the work holds. */
     for (int i = 0; i < 6; i++) {
         struct shape s = random_shape(check);

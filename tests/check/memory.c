@@ -94,8 +94,8 @@ struct check_buffer *check_buffer(struct check *check, size_t size, const char *
 void check_upload(struct check *check, struct check_buffer *buffer)
 {
     for (int side = 0; side < 2; side++)
-        check->device[side]->write(check->device[side], buffer->data[side], buffer->host,
-                                   buffer->size);
+        rondo_device_write_weight(check->device[side], buffer->weights ? RONDO_F8_E4M3 : RONDO_F32,
+                                  buffer->data[side], buffer->host, buffer->size);
 }
 
 void check_download(struct check *check, struct check_buffer *buffer)
@@ -142,6 +142,10 @@ static void check_intact(struct check *check, struct check_buffer *buffer, int s
     if (!buffer->constant || !buffer->size)
         return;
     device->read(device, buffer->result[side], data, buffer->size);
+    unsigned char *codes = buffer->result[side];
+    for (size_t i = 0; buffer->weights && i < buffer->size; i++)
+        if (!codes[i] && ((unsigned char *)buffer->host)[i] == 0x80)
+            codes[i] = 0x80; /* write_codes may have made it 0 */
     if (memcmp(buffer->result[side], buffer->host, buffer->size) != 0)
         check_fail(check, "%s: %s changed an input", buffer->name, who);
 }
@@ -280,6 +284,12 @@ static int64_t row_stride(const struct check *check, enum rondo_dtype dtype, int
     return check->in_place || columns % 16 ? stride : (stride + unit - 1) / unit * unit;
 }
 
+/* Codes whose scales are those of weights. */
+static bool holds_weights(enum rondo_dtype dtype, enum check_scale scale)
+{
+    return dtype == RONDO_F8_E4M3 && (scale == CHECK_SCALE_BLOCK || scale == CHECK_SCALE_ROW);
+}
+
 static struct check_tensor *new_tensor(struct check *check, enum rondo_dtype dtype, int64_t rows,
                                        int64_t columns, int64_t gap, enum check_scale scale,
                                        const char *name)
@@ -290,6 +300,7 @@ static struct check_tensor *new_tensor(struct check *check, enum rondo_dtype dty
     tensor->buffer = check_output(check, (size_t)(rows * stride) * rondo_dtype_size(dtype), name);
     if (scale != CHECK_SCALE_NONE)
         tensor->scale = check_output(check, n_scales * sizeof(float), name);
+    tensor->buffer->weights = holds_weights(dtype, scale);
     set_sides(tensor, 0, 0);
     return tensor;
 }
@@ -340,6 +351,7 @@ struct check_tensor *check_tensors(struct check *check, int32_t n, enum rondo_dt
     size_t step = spacing((size_t)(rows * columns) * rondo_dtype_size(dtype));
     size_t scale_step = spacing(n_scales * sizeof(float));
     struct check_buffer *data = check_output(check, (size_t)n * step, name), *scales = NULL;
+    data->weights = holds_weights(dtype, scale);
     if (scale != CHECK_SCALE_NONE)
         scales = check_output(check, (size_t)n * scale_step, name);
     for (size_t i = 0; i < (size_t)n; i++) {
