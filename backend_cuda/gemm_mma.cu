@@ -281,10 +281,7 @@ template <class S> void launch_tiles(gpu_device *device, gemm_launch *g)
     unsigned blocks =
         gemm_count_tiles(g, S::tile_m, S::tile_n, (int64_t)device->multiprocessors * S::blocks);
     size_t bytes = S::shared_bytes + gemm_list_bytes(g);
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)gemm_mma<S>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                    "gemm"))
+    if (!allow_shared_memory(device, gemm_mma<S>, bytes, "gemm"))
         return;
     LAUNCH((gemm_mma<S>), blocks, S::threads, bytes, device->stream, *g);
     GPU_LAUNCHED(device, "gemm");

@@ -150,10 +150,7 @@ void sm90_launch(gpu_device *device, const sm90_arguments &arguments, int64_t ti
     const size_t shared =
         S::SHARED + (arguments.offsets ? (size_t)(arguments.groups + 1) * sizeof(int32_t) : 0);
     const int64_t blocks = tiles < device->multiprocessors ? tiles : device->multiprocessors;
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute(reinterpret_cast<const void *>(gemm_sm90_kernel<S>),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-                    "gemm_sm90: shared memory"))
+    if (!allow_shared_memory(device, gemm_sm90_kernel<S>, shared, "gemm_sm90: shared memory"))
         return;
     LAUNCH(gemm_sm90_kernel<S>, (unsigned)blocks, SM90_THREADS, shared, device->stream, arguments);
     GPU_LAUNCHED(device, "gemm_sm90");

@@ -366,10 +366,7 @@ template <class S> int launch_strips(gpu_device *device, gemm_launch *g)
     int64_t resident = (fit < 1 ? 1 : fit) * device->multiprocessors;
     unsigned blocks = gemm_count_tiles(g, S::height, S::width, resident);
     blocks = blocks < resident ? blocks : (unsigned)resident;
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)gemm_small<S>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                    "gemm"))
+    if (!allow_shared_memory(device, gemm_small<S>, bytes, "gemm"))
         return 1;
     LAUNCH((gemm_small<S>), blocks, S::threads, bytes, device->stream, *g);
     GPU_LAUNCHED(device, "gemm");

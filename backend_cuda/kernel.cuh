@@ -41,6 +41,21 @@
 // One line after every launch: counts it, and keeps the first error of the device.
 #define GPU_LAUNCHED(device, what) GPU(launched)((device), cudaGetLastError(), (what))
 
+// Lets launches of a kernel have `bytes` of dynamic shared memory, for kernels whose launches differ in it. What is
+// allowed belongs to the kernel and not to a launch, so it is always all that the device has: what other threads are
+// about to launch, and what has been recorded, may need more than this launch. False: the device has failed.
+template <class... P>
+static inline bool allow_shared_memory(struct gpu_device *device, void (*kernel)(P...),
+                                       size_t bytes, const char *what)
+{
+    size_t allowed = bytes < device->shared_limit ? device->shared_limit : bytes;
+    return !GPU(failed)(device,
+                        cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             (int)allowed),
+                        what);
+}
+
 static inline struct gpu_device *gpu_device_of(struct rondo_device *device)
 {
     return reinterpret_cast<struct gpu_device *>(device);

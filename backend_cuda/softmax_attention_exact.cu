@@ -300,10 +300,8 @@ template <typename Act> static void launch(struct gpu_device *device, const atte
     size_t shared = exact_shared::size(a->head_dim);
     int64_t tiles = (int64_t)a->n_tokens * a->group / ROWS + a->n_sequences;
     dim3 grid((unsigned)tiles, (unsigned)a->kv_heads, a->partial ? (unsigned)a->segments : 1);
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)(attention_exact_rows<Act>),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-                    "softmax_attention: shared memory"))
+    if (!allow_shared_memory(device, attention_exact_rows<Act>, shared,
+                             "softmax_attention: shared memory"))
         return;
     LAUNCH((attention_exact_rows<Act>), grid, dim3(THREADS), shared, device->stream, *a);
     GPU_LAUNCHED(device, "softmax_attention");

@@ -2,6 +2,8 @@
  * which is one that its dependencies allow. */
 #include "stream.h"
 
+#include <stdio.h>
+
 using namespace simt;
 
 #define BEGIN(name)                                                                                \
@@ -172,12 +174,35 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream)
     return end_call(exec && state_of(stream) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
+// Graphs are validated when they are made executable, nobody says how. So what a kernel may have must not have become
+// less than a launch of the graph has, neither then nor later.
+static bool fit_limits(const std::vector<Work> &nodes, int device)
+{
+    for (const Work &work : nodes) {
+        if (work.kind != Work::Kind::kernel)
+            continue;
+        size_t limit = dynamic_limit(device, work.function);
+        if (work.dynamic_size <= limit)
+            continue;
+        char report[200];
+        snprintf(report, sizeof report,
+                 "simt: a graph: a kernel has %zu bytes of dynamic shared memory, and "
+                 "cudaFuncSetAttribute has since lowered what is allowed to %zu",
+                 work.dynamic_size, limit);
+        publish(report);
+        return false;
+    }
+    return true;
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     BEGIN("cudaGraphLaunch");
     if (!exec)
         return end_call(cudaErrorInvalidValue);
     std::shared_ptr<const std::vector<Work>> nodes = exec->nodes;
+    if (!fit_limits(*nodes, stream_device(stream)))
+        return end_call(cudaErrorInvalidValue);
     return end_call(submit(stream, {Work::Kind::host,
                                     [nodes] {
                                         for (const Work &work : *nodes) {

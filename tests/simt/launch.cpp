@@ -21,7 +21,7 @@ static std::map<std::pair<int, const void *>, size_t> &dynamic_limits()
 
 static std::atomic<unsigned long long> launches;
 
-static size_t dynamic_limit(int device, const void *function)
+size_t dynamic_limit(int device, const void *function)
 {
     auto found = dynamic_limits().find({device, function});
     return found == dynamic_limits().end() ? device_static_shared(device) : found->second;
@@ -94,7 +94,7 @@ void launch(std::shared_ptr<const Kernel_call> call, const dim3 &grid, const dim
                                     return (cudaError_t)run_grid(*call, grid, block, dynamic_size,
                                                                  device);
                                 },
-                                call->function});
+                                call->function, dynamic_size});
     }
     end_call(error);
 }

@@ -65,7 +65,11 @@ struct Work {
     enum class Kind { kernel, copy, set, host, free, record, wait } kind;
     std::function<cudaError_t()> run;
     const void *function; // of a kernel
+    size_t dynamic_size = 0;
 };
+
+// Dynamic shared memory that launches of a kernel may have now.
+size_t dynamic_limit(int device, const void *function);
 
 cudaError_t submit(cudaStream_t stream, Work work);
 // The stream that a handle means: null and the special handles are the default stream of the current device.

@@ -233,6 +233,37 @@ static int first_of(const int *device)
     return value;
 }
 
+/* Launches that were recorded need what they needed then. */
+static void test_graph_limits(void)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    int *y;
+    CHECK(cudaMalloc((void **)&y, N * sizeof *y) == cudaSuccess);
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    CHECK(allow_shared(100 << 10) == cudaSuccess);
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    launch_shared(y, 90 << 10, stream);
+    CHECK(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    CHECK(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+    CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess &&
+          cudaStreamSynchronize(stream) == cudaSuccess && first_of(y) == 0);
+    CHECK(allow_shared(80 << 10) == cudaSuccess);
+    launch_shared(y, 70 << 10, stream);
+    CHECK(cudaGetLastError() == cudaSuccess);
+    simt_set_quiet(1);
+    CHECK(cudaGraphLaunch(exec, stream) == cudaErrorInvalidValue &&
+          strstr(simt_last_report(), "lowered"));
+    simt_set_quiet(0);
+    cudaGetLastError();
+    CHECK(allow_shared(90 << 10) == cudaSuccess);
+    CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess &&
+          cudaStreamSynchronize(stream) == cudaSuccess);
+    CHECK(cudaGraphDestroy(graph) == cudaSuccess && cudaGraphExecDestroy(exec) == cudaSuccess);
+    CHECK(cudaStreamDestroy(stream) == cudaSuccess && cudaFree(y) == cudaSuccess);
+}
+
 static void test_graphs(void)
 {
     cudaStream_t stream, side;
@@ -362,6 +393,7 @@ int main(void)
     test_streams(1);
     test_device_of_stream();
     test_graphs();
+    test_graph_limits();
     test_errors();
     printf("runtime: %d checks, %d failures\n", checks, failures);
     return failures != 0;
