@@ -81,8 +81,10 @@ static struct rondo_device *open_device(const char *which,
         !GPU(failed)(&host->gpu,
                      cudaStreamCreateWithFlags(&host->gpu.stream, cudaStreamNonBlocking),
                      "cudaStreamCreate") &&
-        GPU(staging_open)(host))
+        GPU(staging_open)(host)) {
+        host->gpu.multiplies_e4m3 = GPU(gemm_multiplies_e4m3)(&host->gpu);
         return device;
+    }
     GPU(status)(device, error);
     close_device(device);
     return NULL;

@@ -3,7 +3,8 @@
 // A part's family follows from its dtypes and the device alone:
 //   x f32, or W f32 or f16, or x quantised with W bf16     fma f32, the order of core/ops.h
 //   x bf16, W bf16 or e4m3                                 mma bf16, e4m3 widened (exactly)
-//   x and W e4m3                                           mma e4m3 from sm_89 on, on gfx942 and gfx12; else both widened
+//   x and W e4m3                                           mma e4m3 from sm_89 on, on gfx942 and gfx12, where the device
+//                                                          runs code that has it; else both widened
 // On sm_90 gemm_sm90.cu comes first and says what it does not take. Which tiles do a part is chosen by the number of
 // rows; all of a family give the same bits.
 #include "backend_cuda/gemm.h"
@@ -84,10 +85,17 @@ bool sm90_takes(const gpu_device *device, gemm_family family, const gemm_launch 
 #endif
 }
 
+// What does a family where wgmma does not.
+gemm_family mma_family(const gpu_device *device, gemm_family family)
+{
+    return family == GEMM_E4M3_E4M3 && !device->multiplies_e4m3 ? GEMM_E4M3_WIDEN : family;
+}
+
 const char *path_name(const gpu_device *device, gemm_family family, const gemm_launch *launch)
 {
     if (sm90_takes(device, family, launch))
         return family == GEMM_E4M3_E4M3 ? "wgmma e4m3" : "wgmma bf16";
+    family = mma_family(device, family);
     if (family == GEMM_E4M3_E4M3 && device->fp8 == GPU_FP8_FNUZ)
         return "mma e4m3fnuz";
     return family_name(family);
@@ -109,6 +117,7 @@ void run(gpu_device *device, gemm_family family, gemm_launch *launch)
 #endif
         return;
     }
+    family = mma_family(device, family);
     int64_t rows = launch->rows, wide = 0;
     if (launch->offsets)
         rows = ceil_div(launch->rows, launch->n_experts);

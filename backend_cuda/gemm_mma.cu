@@ -330,3 +330,18 @@ void GPU(gemm_launch_mma)(gpu_device *device, gemm_family family, gemm_launch *g
         break;
     }
 }
+
+int GPU(gemm_multiplies_e4m3)(const gpu_device *device)
+{
+    if (device->fp8 == GPU_FP8_NONE)
+        return 0;
+#ifdef RONDO_HIP
+    return 1; // code is for one device alone
+#else
+    typedef tile_shape<uint8_t, uint8_t, gemm_math_e4m3, 64, 64, 2, 2, 64, 4, 3> shape;
+    cudaFuncAttributes code = {};
+    if (cudaFuncGetAttributes(&code, gemm_mma<shape>) != cudaSuccess)
+        cudaGetLastError(); // the first launch will say why
+    return code.ptxVersion >= 89;
+#endif
+}

@@ -34,6 +34,7 @@ struct gpu_device {
     enum gpu_fp8 fp8;
     int warp_size;       /* 32, or 64 on some AMD devices */
     int multiprocessors; /* number of */
+    int multiplies_e4m3; /* this program's code for the device has products of e4m3 */
     size_t shared_limit; /* bytes of dynamic shared memory a block may opt in to */
     cudaStream_t stream; /* all work of the device, in order */
     void *workspace;     /* scratch that any op may use for its own duration */
@@ -75,6 +76,10 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
 void GPU(swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op);
 void GPU(argmax)(struct rondo_device *device, const struct rondo_op_argmax *op);
+
+/* Whether the tensor core kernels that the device runs multiply e4m3. Not so before sm_89, nor where a newer device
+ * runs what was compiled for an older one. Loads code: asked once, when the device is opened. */
+int GPU(gemm_multiplies_e4m3)(const struct gpu_device *device);
 
 /* Why an op's arguments can not be done here, in words, or NULL; one per family that has limits. */
 const char *GPU(gemm_supports)(const struct gpu_device *device, const struct rondo_op_gemm *op);

@@ -33,6 +33,7 @@ struct Settings {
     bool abort = false;
     bool reverse = false;
     bool lazy_streams = false;
+    int code = 0;
 };
 extern Settings settings;
 

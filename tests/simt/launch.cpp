@@ -138,7 +138,8 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const v
     *attributes = {};
     attributes->maxThreadsPerBlock = p.maxThreadsPerBlock;
     attributes->numRegs = 64;
-    attributes->ptxVersion = attributes->binaryVersion = p.major * 10 + p.minor;
+    attributes->binaryVersion = p.major * 10 + p.minor;
+    attributes->ptxVersion = settings.code ? settings.code : attributes->binaryVersion;
     attributes->maxDynamicSharedSizeBytes = (int)dynamic_limit(current_device(), function);
     return cudaSuccess;
 }

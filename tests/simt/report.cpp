@@ -118,6 +118,11 @@ void simt_set_os_threads(int threads)
     simt::settings.os_threads = threads > 0 ? threads : 1;
 }
 
+void simt_set_code(int capability)
+{
+    simt::settings.code = capability;
+}
+
 unsigned long long simt_switches(void)
 {
     return simt::switches_of_last_grid();

@@ -38,6 +38,8 @@ void simt_set_lazy(int lazy);
 void simt_set_lazy_streams(int lazy);
 void simt_set_reverse(int reverse);
 void simt_set_os_threads(int threads);
+/* The architecture (80, 90, ...) that kernels say they were compiled for; 0, as at first: the device's own. */
+void simt_set_code(int capability);
 /* Bytes of memory of a device. */
 void simt_set_memory(int device, size_t size);
 

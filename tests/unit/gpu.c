@@ -314,6 +314,38 @@ static int cancel(void *user, const char *what, uint64_t done, uint64_t total)
     return ++*calls == 5;
 }
 
+/* Where a device runs code that was compiled for an older one, products are those that the code has. */
+static void test_old_code(void)
+{
+    static const struct {
+        const char *device;
+        int code;
+        const char *path;
+    } cases[] = {
+        {"simt:2", 0, "mma e4m3"},    {"simt:2", 80, "mma bf16, both widened"},
+        {"simt:2", 89, "mma e4m3"},   {"simt:1", 0, "mma bf16, both widened"},
+        {"simt:0", 80, "wgmma e4m3"}, /* always compiled for its device */
+    };
+    static _Alignas(16) uint8_t codes[16 * 128];
+    static float scales[16], out[16 * 16];
+    struct rondo_op_gemm op = {.n_parts = 1};
+    op.x = rondo_tensor_2d(codes, RONDO_F8_E4M3, 16, 128, "x");
+    op.x.scale = scales;
+    op.x.scale_rows = op.x.scale_stride = 1;
+    op.x.scale_columns = RONDO_BLOCK;
+    op.part[0].weight = rondo_tensor_2d(codes, RONDO_F8_E4M3, 16, 128, "W");
+    op.part[0].out = rondo_tensor_2d(out, RONDO_F32, 16, 16, "out");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        simt_set_code(cases[i].code);
+        struct rondo_device *device = open_device(cases[i].device);
+        const char *path = device->path(device, RONDO_OP_GEMM, &op);
+        EXPECT(!strcmp(path, cases[i].path), "%s, code of %d: %s", cases[i].device, cases[i].code,
+               path);
+        rondo_device_close(device);
+    }
+    simt_set_code(0);
+}
+
 /* Two devices at once, in turns, each with a context of its own. */
 static void test_two_devices(void)
 {
@@ -371,6 +403,7 @@ int main(int argc, char **argv)
     rondo_model_close(model);
     test_faults();
     test_full();
+    test_old_code();
     test_two_devices();
     EXPECT(simt_live_allocations() == 0, "%zu allocations are left", simt_live_allocations());
     return test_result();
