@@ -252,12 +252,18 @@ void note_acquire(const void *object);
 struct Async {
     unsigned thread;
     Here here;
-    uint64_t seen[max_warps + 1]; // what was ordered before it, as clocks of warps
+    bool proxy;                     // made by the asynchronous proxy: see note_proxy_fence
+    uint64_t seen[max_warps + 1];   // what was ordered before it, as clocks of warps
+    uint64_t fenced[max_warps + 1]; // and was fenced
 };
-Async note_async_start(Here here = Here());
+Async note_async_start(Here here = Here(), bool proxy = false);
 void note_async_read(const Async &copy, const void *pointer, size_t size, const char *what);
 void note_async_write(const Async &copy, const void *pointer, size_t size, const char *what);
 void note_async_complete(const Async &copy, const void *object);
+
+// Tensor copies and products of warpgroups (`proxy`) see what threads and cp.async have written only when, besides
+// being ordered, it is followed by fence.proxy.async: in the writing thread, or in one that it is ordered before.
+void note_proxy_fence();
 
 } // namespace simt
 

@@ -22,8 +22,10 @@ static inline uint64_t stamp_of(uint64_t time, unsigned linear, bool is_atomic)
 
 static inline void join(Knowledge *to, const Knowledge &from)
 {
-    for (unsigned i = 0; i <= max_warps; i++)
+    for (unsigned i = 0; i <= max_warps; i++) {
         to->seen[i] = to->seen[i] > from.seen[i] ? to->seen[i] : from.seen[i];
+        to->fenced[i] = to->fenced[i] > from.fenced[i] ? to->fenced[i] : from.fenced[i];
+    }
 }
 
 Checker::~Checker()
@@ -136,7 +138,16 @@ void Checker::complete(const void *object)
 void Checker::async_start(unsigned warp, Async *copy)
 {
     memcpy(copy->seen, warps[warp].seen, sizeof copy->seen);
+    memcpy(copy->fenced, warps[warp].fenced, sizeof copy->fenced);
     copy->seen[warp] = now++;
+}
+
+void Checker::proxy_fence(unsigned warp)
+{
+    Knowledge *mine = &warps[warp];
+    for (unsigned i = 0; i <= max_warps; i++)
+        mine->fenced[i] = mine->fenced[i] > mine->seen[i] ? mine->fenced[i] : mine->seen[i];
+    mine->fenced[warp] = now++;
 }
 
 // ---- accesses -------------------------------------------------------------------------------------
@@ -150,7 +161,7 @@ inline bool Checker::ordered(const Stamp &stamp, const Actor &actor) const
 {
     const uint64_t time = stamp.when >> time_shift;
     const unsigned linear = (unsigned)(stamp.when & (atomic_bit - 1));
-    if (linear == asynchronous)
+    if (linear >= asynchronous)
         return actor.knows->seen[max_warps] >= time;
     const unsigned warp = linear / width;
     if (!actor.thread || warp != actor.thread->warp->number)
@@ -158,6 +169,21 @@ inline bool Checker::ordered(const Stamp &stamp, const Actor &actor) const
     const unsigned lane = linear % width;
     return linear == actor.linear || met_all[warp] >= time ||
            met[((size_t)warp * width + actor.thread->lane) * width + lane] >= time;
+}
+
+// For accesses of the asynchronous proxy to what was written otherwise.
+void Checker::check_fenced(uint32_t offset, const Stamp &written, const Actor &actor) const
+{
+    const unsigned linear = (unsigned)(written.when & (atomic_bit - 1));
+    const unsigned warp = linear == asynchronous ? (unsigned)max_warps : linear / width;
+    if (linear == by_proxy || actor.knows->fenced[warp] >= written.when >> time_shift)
+        return;
+    char there[300];
+    site_text(there, sizeof there, sites[written.site]);
+    fail_site(
+        *actor.site, cudaErrorLaunchFailure,
+        "shared memory %s, written at %s, is accessed here (%s) with no fence.proxy.async between",
+        current->block->shared.describe(offset).text, there, actor.what);
 }
 
 inline void Checker::touch(uint32_t offset, Cell *cell, Kind kind, const Actor &actor,
@@ -174,6 +200,8 @@ inline void Checker::touch(uint32_t offset, Cell *cell, Kind kind, const Actor &
         !(is_atomic && (cell->written.when & atomic_bit)))
         race(offset, kind, cell->written,
              cell->written.when & atomic_bit ? "changed atomically" : "written", actor);
+    if (was_written && actor.linear == by_proxy)
+        check_fenced(offset, cell->written, actor);
     if (kind == read) {
         // A reader that is ordered before this one needs no keeping: who races with it races with this one.
         unsigned place = 0;
@@ -234,8 +262,9 @@ void Checker::async_access(const Async &copy, uint32_t offset, size_t size, Kind
 {
     Knowledge knows;
     memcpy(knows.seen, copy.seen, sizeof knows.seen);
+    memcpy(knows.fenced, copy.fenced, sizeof knows.fenced);
     const Site site = {copy.here, nullptr};
-    range(offset, size, kind, {&knows, nullptr, asynchronous, what, &site});
+    range(offset, size, kind, {&knows, nullptr, copy.proxy ? by_proxy : asynchronous, what, &site});
 }
 
 uint32_t Checker::number_of(const Site &site)
@@ -264,7 +293,7 @@ void Checker::race(uint32_t offset, Kind kind, const Stamp &other, const char *d
     char there[300], who[80] = "an asynchronous copy";
     const unsigned linear = (unsigned)(other.when & (atomic_bit - 1));
     site_text(there, sizeof there, sites[other.site]);
-    if (linear != asynchronous)
+    if (linear < asynchronous)
         snprintf(who, sizeof who, "thread %u (warp %u, lane %u)", linear, linear / width,
                  linear % width);
     fail_site(
@@ -350,9 +379,9 @@ void note_acquire(const void *object)
         checker->acquire_object(object, current->warp->number, current->lane);
 }
 
-Async note_async_start(Here here)
+Async note_async_start(Here here, bool proxy)
 {
-    Async copy = {current->linear, here, {}};
+    Async copy = {current->linear, here, proxy, {}, {}};
     if (Checker *checker = active_checker())
         checker->async_start(current->warp->number, &copy);
     return copy;
@@ -385,6 +414,12 @@ void note_async_complete(const Async &, const void *object)
 {
     if (Checker *checker = active_checker())
         checker->complete(object);
+}
+
+void note_proxy_fence()
+{
+    if (Checker *checker = active_checker())
+        checker->proxy_fence(current->warp->number);
 }
 
 } // namespace simt

@@ -10,7 +10,8 @@
  *   - u's warp knows the time of t's warp up to the access: from barriers, and from note_acquire of what t's warp
  *     released. What one lane of a warp gets to know counts for the whole warp, so some races are not seen; what is
  *     reported is one.
- * Asynchronous copies are a warp of their own, number max_warps. */
+ * Asynchronous copies are a warp of their own, number max_warps. What ordinary accesses wrote is ordered before those of
+ * the asynchronous proxy if in addition a fence came between, and who accesses knows of the fence. */
 #ifndef SIMT_CHECK_H
 #define SIMT_CHECK_H
 
@@ -31,6 +32,7 @@ struct Site {
 // What a warp, or something that passes knowledge on, knows: accesses of warp i up to seen[i].
 struct Knowledge {
     uint64_t seen[max_warps + 1];
+    uint64_t fenced[max_warps + 1]; // the same of accesses that fence.proxy.async followed
 };
 
 class Checker
@@ -49,6 +51,7 @@ class Checker
     void acquire_object(const void *object, unsigned warp, unsigned lane);
     void complete(const void *object);
     void async_start(unsigned warp, Async *copy);
+    void proxy_fence(unsigned warp);
 
     enum Kind {
         read,
@@ -61,7 +64,8 @@ class Checker
     void async_access(const Async &copy, uint32_t offset, size_t size, Kind kind, const char *what);
 
   private:
-    enum { readers = 3, asynchronous = max_threads }; // the thread number of copies
+    // Thread numbers of copies; those of the asynchronous proxy are of the second.
+    enum { readers = 3, asynchronous = max_threads, by_proxy };
     struct Stamp {
         uint64_t when; // time, thread, atomic; 0: never
         uint32_t site;
@@ -79,6 +83,7 @@ class Checker
 
     bool alive(const Stamp &stamp) const;
     bool ordered(const Stamp &stamp, const Actor &actor) const;
+    void check_fenced(uint32_t offset, const Stamp &written, const Actor &actor) const;
     void touch(uint32_t offset, Cell *cell, Kind kind, const Actor &actor, uint32_t site);
     void range(uint32_t offset, size_t size, Kind kind, const Actor &actor);
     void split(uint32_t word);

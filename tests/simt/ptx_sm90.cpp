@@ -222,7 +222,7 @@ void tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, unsigned 
     box.barrier = barrier;
     for (unsigned i = 0; i < rank; i++)
         box.at[i] = at[i];
-    box.async = note_async_start(here);
+    box.async = note_async_start(here, true);
     box.here = here;
     if (lazy())
         defer([box] { copy_box(box); }, here);
@@ -237,7 +237,7 @@ void bulk_load(void *shared, const void *global, int bytes, uint64_t *barrier, H
                 bytes);
     shared_offset(shared);
     check_usable_by_copies(barrier, here);
-    Async async = note_async_start(here);
+    Async async = note_async_start(here, true);
     auto work = [=] {
         note_async_read(async, global, (size_t)bytes, "bulk copy");
         note_async_write(async, shared, (size_t)bytes, "bulk copy");
@@ -253,6 +253,7 @@ void bulk_load(void *shared, const void *global, int bytes, uint64_t *barrier, H
 
 void fence_async_proxy()
 {
+    note_proxy_fence();
 }
 
 // ---- roles ----------------------------------------------------------------------------------------
@@ -432,8 +433,16 @@ void wgmma(bool bf16, unsigned columns, float *d, const uint32_t *a_registers, u
         if (!state->fenced)
             fail_at(here, cudaErrorIllegalInstruction,
                     "wgmma without a wgmma.fence since the last wait");
-        state->under_way.push_back(
-            {bf16, accumulate, columns, {}, {}, a, b, state->groups, note_async_start(here), here});
+        state->under_way.push_back({bf16,
+                                    accumulate,
+                                    columns,
+                                    {},
+                                    {},
+                                    a,
+                                    b,
+                                    state->groups,
+                                    note_async_start(here, true),
+                                    here});
         Product &product = state->under_way.back();
         for (unsigned i = 0; i < group_threads; i++) {
             const Product_thread &thread = threads[i];
