@@ -18,29 +18,35 @@
 namespace
 {
 
-// Tile shapes in order of trial; `rows` and `weights` are the tile's, `clocks` what a block of K costs it.
+// Rows of x and weight rows of a tile.
 struct Sm90_kind {
-    int rows, weights, clocks;
+    int rows, weights;
 };
 enum { SM90_WIDE, SM90_SQUARE, SM90_FEW64, SM90_FEW32, SM90_KINDS };
-const Sm90_kind sm90_kinds[SM90_KINDS] = {
-    {128, 256, 1152}, {128, 128, 660}, {64, 128, 360}, {32, 128, 260}};
+const Sm90_kind sm90_kinds[SM90_KINDS] = {{128, 256}, {128, 128}, {64, 128}, {32, 128}};
 
 struct Sm90_plan {
     int kind, weight_rows; // of a box
     int64_t tiles_x;       // at most
-    int32_t tiles_n;
+    int64_t tiles_n;
 };
 
-int32_t tiles_of_parts(const gemm_launch *launch, int weights)
+int64_t tiles_of_parts(const gemm_launch *launch, int weights)
 {
     int64_t tiles = 0;
     for (int p = 0; p < launch->n_parts; p++)
         tiles += ceil_div(launch->part[p].n, weights);
-    return (int32_t)tiles;
+    return tiles;
 }
 
-// The tiles of a shape, boxes of `narrow` weight rows where weights fill operand A.
+int64_t groups_with_rows(const gemm_launch *launch)
+{
+    if (!launch->offsets)
+        return 1;
+    return launch->n_experts < launch->rows ? launch->n_experts : launch->rows;
+}
+
+// The tiles of a shape, with boxes of `narrow` weight rows where weights are operand A.
 Sm90_plan sm90_plan_of(const gemm_launch *launch, int kind, int narrow)
 {
     const bool few = kind >= SM90_FEW64;
@@ -48,31 +54,44 @@ Sm90_plan sm90_plan_of(const gemm_launch *launch, int kind, int narrow)
     plan.tiles_n = tiles_of_parts(launch, few ? SM90_GROUPS * narrow : plan.weight_rows);
     plan.tiles_x = ceil_div(launch->rows, sm90_kinds[kind].rows);
     if (launch->offsets) // every group's last
-        plan.tiles_x += launch->n_experts < launch->rows ? launch->n_experts : launch->rows;
+        plan.tiles_x += groups_with_rows(launch);
     return plan;
 }
 
-// The shape that takes the fewest rounds of the device times their cost; few rows get narrower boxes of weights as
-// long as blocks are fewer than multiprocessors. Every choice gives the same bits.
+// Clocks that a tile takes for 128 bytes of K: those of shared memory, 128 bytes each, which the tile's arrival and its
+// reading by two warpgroups share, or those of the way from L2, 48 bytes each.
+int64_t sm90_clocks(const Sm90_plan &plan)
+{
+    const Sm90_kind &kind = sm90_kinds[plan.kind];
+    const bool few = plan.kind >= SM90_FEW64;
+    const int64_t a = few ? SM90_GROUPS * plan.weight_rows : kind.rows,
+                  b = few ? kind.rows : kind.weights;
+    const int64_t halves = ceil_div(b, 128), arrives = (a + b) * SM90_SLAB;
+    const int64_t read = SM90_GROUPS * (halves * 64 + b) * SM90_SLAB;
+    const int64_t shared = (arrives + read) / 128, way = arrives / 48;
+    return shared > way ? shared : way;
+}
+
+// The shape with the fewest rounds of the device times clocks. Every one gives the same bits.
 Sm90_plan sm90_choose(const gpu_device *device, const gemm_launch *launch)
 {
     Sm90_plan best = {};
-    int64_t best_cost = INT64_MAX, groups = 1;
-    if (launch->offsets)
-        groups = launch->n_experts < launch->rows ? launch->n_experts : launch->rows;
+    int64_t best_cost = INT64_MAX;
+    const int64_t groups = groups_with_rows(launch);
     for (int kind = 0; kind < SM90_KINDS; kind++) {
-        Sm90_plan plan = sm90_plan_of(launch, kind, 64);
-        int64_t expected =
-            groups * ceil_div(launch->rows, groups * sm90_kinds[kind].rows) * plan.tiles_n;
-        int64_t cost = ceil_div(expected, device->multiprocessors) * sm90_kinds[kind].clocks;
-        if (cost <= best_cost) {
-            best_cost = cost;
-            best = plan;
+        for (int narrow = 64; narrow >= (kind >= SM90_FEW64 ? 16 : 64); narrow /= 2) {
+            const Sm90_plan plan = sm90_plan_of(launch, kind, narrow);
+            int64_t expected = ceil_div(launch->rows, sm90_kinds[kind].rows);
+            if (launch->offsets) // the last tile of a group is half full, more or less
+                expected += groups / 2;
+            expected = (expected < groups ? groups : expected) * plan.tiles_n;
+            const int64_t cost = ceil_div(expected, device->multiprocessors) * sm90_clocks(plan);
+            if (cost < best_cost && plan.tiles_x * plan.tiles_n <= INT32_MAX / 2) {
+                best_cost = cost;
+                best = plan;
+            }
         }
     }
-    while (best.kind >= SM90_FEW64 && best.weight_rows > 16 &&
-           best.tiles_x * best.tiles_n < device->multiprocessors)
-        best = sm90_plan_of(launch, best.kind, best.weight_rows / 2);
     return best;
 }
 
@@ -117,7 +136,7 @@ void sm90_fill(const gemm_launch *launch, const Sm90_plan &plan, sm90_arguments 
     arguments->rows = launch->rows;
     arguments->k_bytes = (int32_t)(launch->k * size);
     arguments->n_parts = launch->n_parts;
-    arguments->tiles_n = plan.tiles_n;
+    arguments->tiles_n = (int32_t)plan.tiles_n;
     arguments->blocks = (int32_t)ceil_div(launch->k, RONDO_BLOCK);
     arguments->weight_rows = plan.weight_rows;
     arguments->residual = launch->residual;

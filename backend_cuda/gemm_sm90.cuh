@@ -720,6 +720,10 @@ static __global__ void __launch_bounds__(SM90_THREADS, 1)
     DYN_SHARED(unsigned char, shared);
     Sm90_ring<S> ring(shared);
     if (threadIdx.x == 0) {
+        if (!S::GATHER)
+            tma_prefetch_map(&arguments.x);
+        for (int p = 0; p < arguments.n_parts; p++)
+            tma_prefetch_map(&arguments.weight[p]);
         for (int i = 0; i < S::STAGES; i++) {
             mbarrier_init(&ring.full[i], S::FULL);
             mbarrier_init(&ring.empty[i], S::EMPTY);
@@ -733,10 +737,10 @@ static __global__ void __launch_bounds__(SM90_THREADS, 1)
     else
         __syncthreads();
     if (threadIdx.x < 128) {
-        registers_fewer<56>();
+        registers_fewer<72>();
         sm90_produce(arguments, ring);
     } else {
-        registers_more<224>();
+        registers_more<216>();
         sm90_consume(arguments, ring);
     }
 }

@@ -13,16 +13,23 @@ typedef CUresult (*tensor_map_encoder)(CUtensorMap *, CUtensorMapDataType, cuuin
                                        CUtensorMapSwizzle, CUtensorMapL2promotion,
                                        CUtensorMapFloatOOBfill);
 
-// NULL where the driver has none.
+// NULL where the driver has none. Looked up once; the same for all devices.
+static tensor_map_encoder tensor_map_known_encoder;
+
 static inline tensor_map_encoder tensor_map_find_encoder()
 {
+    tensor_map_encoder known = __atomic_load_n(&tensor_map_known_encoder, __ATOMIC_RELAXED);
+    if (known)
+        return known;
     void *function = nullptr;
     enum cudaDriverEntryPointQueryResult result;
     if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, 0, &result) !=
             cudaSuccess ||
         result != cudaDriverEntryPointSuccess)
         return nullptr;
-    return reinterpret_cast<tensor_map_encoder>(function);
+    known = reinterpret_cast<tensor_map_encoder>(function);
+    __atomic_store_n(&tensor_map_known_encoder, known, __ATOMIC_RELAXED);
+    return known;
 }
 
 // A tensor of up to three dimensions, innermost first, of 1- or 2-byte elements: dim elements, stride bytes of
