@@ -1,7 +1,7 @@
 #!/bin/bash
-# On a machine with an NVIDIA GPU: builds for it, checks every op against the CPU reference, runs the checks under
-# compute-sanitizer, compares whole models, measures, and writes one Markdown and one CSV file named by the device
-# into tests/bench/results/. Exit code 77 where there is no GPU.
+# On a machine with an NVIDIA GPU: builds for it, compares instructions with their documented layouts, checks every op
+# against the CPU reference, runs the checks under compute-sanitizer, compares whole models, measures, and writes one
+# Markdown and one CSV file named by the device into tests/bench/results/. Exit code 77 where there is no GPU.
 #
 #   ci/gpu.sh
 #   PRESET=ring-mini-linear-2.0 ci/gpu.sh      the model of the whole-model benchmark (default: small)
@@ -50,6 +50,10 @@ ninja -C "$build"
     echo 'gpu.sh: this build shows no CUDA device'
     exit 77
 }
+
+# First of all: everything after it rests on what the instructions do.
+title 'layouts of instructions'
+step "$check" --layouts --backend 'cuda:*'
 
 title 'every op against the CPU reference'
 step "$check" --backend 'cuda:*' --seed 1

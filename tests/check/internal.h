@@ -11,6 +11,9 @@ void check_call(struct rondo_device *device, enum rondo_op op, const void *argum
 /* Ends a case: looks at guards and inputs, releases everything. */
 void check_memory_release(struct check *check);
 
+/* The self-test of instructions on the GPUs whose names match; the exit code. */
+int check_layouts(const char *pattern);
+
 /* Bodies of check_linear.c and check_softmax.c. */
 void check_linear_order(struct check *check);
 void check_softmax_order(struct check *check);

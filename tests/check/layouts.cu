@@ -339,5 +339,9 @@ int GPU(layouts)(int ordinal, FILE *to)
     check_tile<2>(to, &wrong, "tile: B by rows of k");
     check_tile<12>(to, &wrong, "tile: A, B in registers");
     check_tile<16>(to, &wrong, "tile: product as A");
+#ifndef RONDO_HIP
+    if (major == 9)
+        wrong += GPU(layouts_sm90)(ordinal, to);
+#endif
     return wrong;
 }

@@ -14,8 +14,8 @@ extern "C" {
 
 /* Prints a line for each instruction; returns how many are not as expected. Device failures count as one. */
 int GPU(layouts)(int ordinal, FILE *to);
-int GPU(layouts_sm90)(int ordinal,
-                      FILE *to); /* those of ptx_sm90.cuh: for devices of compute capability 9.0 */
+/* Those of ptx_sm90.cuh: layouts calls it on such devices. */
+int GPU(layouts_sm90)(int ordinal, FILE *to);
 
 #ifdef __cplusplus
 }

@@ -23,7 +23,7 @@ struct options {
     const char *op, *backend;
     uint64_t seed;
     int threads;
-    bool bench, csv, list;
+    bool bench, csv, list, layouts;
 };
 
 static const char help[] =
@@ -37,6 +37,7 @@ static const char help[] =
     "  --bench            also time the ops: median, GB/s, GFLOP/s\n"
     "  --csv              times as comma-separated values\n"
     "  --list             list ops and devices\n"
+    "  --layouts          instead, compare the instructions of GPUs with their documented layouts\n"
     "Exit code: 0 all agree, 1 some do not, 2 wrong usage, 77 no such device.\n";
 
 /* ---- cases ----------------------------------------------------------------------------------- */
@@ -382,6 +383,8 @@ int main(int argc, char **argv)
             options.csv = true;
         } else if (strcmp(option, "--list") == 0) {
             options.list = true;
+        } else if (strcmp(option, "--layouts") == 0) {
+            options.layouts = true;
         } else if (strcmp(option, "--op") == 0 || strcmp(option, "--backend") == 0) {
             if (!value)
                 return usage(option, "a pattern is missing");
@@ -404,6 +407,8 @@ int main(int argc, char **argv)
         list();
         return 0;
     }
+    if (options.layouts)
+        return check_layouts(options.backend);
     if (!any_op(&options))
         return usage("--op", "no op or family matches");
     return run(&options);
