@@ -11,6 +11,7 @@ const struct rondo_attention_kernels *rondo_attention_kernels(enum rondo_cpu_lev
     case RONDO_CPU_AVX2:
         return &rondo_attention_kernels_avx2;
     case RONDO_CPU_AVX512:
+    case RONDO_CPU_AVX512BF16:
         return &rondo_attention_kernels_avx512;
 #elif defined(__aarch64__)
     case RONDO_CPU_NEON:

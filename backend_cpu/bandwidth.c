@@ -34,7 +34,7 @@ static uint64_t sum_portable(const void *data, size_t size)
 static sum_function *sum_of(enum rondo_cpu_level level)
 {
 #if defined(__x86_64__)
-    if (level == RONDO_CPU_AVX512)
+    if (level == RONDO_CPU_AVX512 || level == RONDO_CPU_AVX512BF16)
         return rondo_bandwidth_sum_avx512;
     if (level == RONDO_CPU_AVX2)
         return rondo_bandwidth_sum_avx2;

@@ -12,6 +12,7 @@ static const struct rondo_basic_kernels *kernels_of(struct rondo_device *device)
     case RONDO_CPU_AVX2:
         return &rondo_basic_kernels_avx2;
     case RONDO_CPU_AVX512:
+    case RONDO_CPU_AVX512BF16:
         return &rondo_basic_kernels_avx512;
 #elif defined(__aarch64__)
     case RONDO_CPU_NEON:

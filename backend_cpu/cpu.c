@@ -14,9 +14,8 @@
 /* ---- levels ---------------------------------------------------------------------------------- */
 
 static const char *const level_names[] = {
-    [RONDO_CPU_REF] = "ref",
-    [RONDO_CPU_AVX2] = "avx2",
-    [RONDO_CPU_AVX512] = "avx512",
+    [RONDO_CPU_REF] = "ref",       [RONDO_CPU_AVX2] = "avx2",
+    [RONDO_CPU_AVX512] = "avx512", [RONDO_CPU_AVX512BF16] = "avx512bf16",
     [RONDO_CPU_NEON] = "neon",
 };
 #define LEVELS ((int)(sizeof level_names / sizeof level_names[0]))
@@ -45,7 +44,12 @@ static bool x86_has_level(enum rondo_cpu_level level)
     if (level == RONDO_CPU_AVX2)
         return true;
     const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-    return (state_low & 0xe6) == 0xe6 /* also opmask, zmm */ && (ebx & avx512) == avx512;
+    if ((state_low & 0xe6) != 0xe6 /* also opmask, zmm */ || (ebx & avx512) != avx512)
+        return false;
+    if (level == RONDO_CPU_AVX512)
+        return true;
+    return (ecx & bit_AVX512VBMI) && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           (eax & bit_AVX512BF16);
 }
 #endif
 
@@ -57,6 +61,7 @@ bool rondo_cpu_has_level(enum rondo_cpu_level level)
 #if defined(__x86_64__)
     case RONDO_CPU_AVX2:
     case RONDO_CPU_AVX512:
+    case RONDO_CPU_AVX512BF16:
         return x86_has_level(level);
 #elif defined(__aarch64__)
     case RONDO_CPU_NEON:

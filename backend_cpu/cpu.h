@@ -9,8 +9,15 @@
 #include "core/backend.h"
 #include "core/error.h"
 
-/* Instruction-set levels, by name: "ref", "avx2" (with FMA and F16C), "avx512" (F, BW, DQ, VL), "neon". */
-enum rondo_cpu_level { RONDO_CPU_REF, RONDO_CPU_AVX2, RONDO_CPU_AVX512, RONDO_CPU_NEON };
+/* Instruction-set levels, by name: "ref", "avx2" (with FMA and F16C), "avx512" (F, BW, DQ, VL),
+ * "avx512bf16" (also VBMI and BF16), "neon". */
+enum rondo_cpu_level {
+    RONDO_CPU_REF,
+    RONDO_CPU_AVX2,
+    RONDO_CPU_AVX512,
+    RONDO_CPU_AVX512BF16,
+    RONDO_CPU_NEON
+};
 
 enum rondo_cpu_level rondo_cpu_best_level(void);
 bool rondo_cpu_has_level(enum rondo_cpu_level level);

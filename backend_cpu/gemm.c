@@ -44,12 +44,15 @@ struct run {
 struct scratch {
     float *x, *scaled, *scale; /* [RONDO_GEMV_ROWS, K...] of a GEMV, see rondo_gemm_input */
     uint8_t *fast;
+    uint32_t *pairs;               /* [RONDO_GEMV_ROWS, K / 2] */
+    bool paired;                   /* pairs are what rondo_gemm_input says */
     float *y;                      /* [BLOCK_ROWS, BLOCK_COLUMNS] */
     float *panel;                  /* [RONDO_GEMM_PANEL, columns] */
     float *a;                      /* [rows, depth + INPUT_PAD] with rows * depth <= BLOCK_INPUT */
     float *a_scale;                /* [rows, depth / 128] */
     int64_t held[RONDO_GEMV_ROWS]; /* rows of x that are in x and scaled */
     int held_rows;
+    enum rondo_dtype held_for; /* dtype of the weights */
     float held_unscale;
     int64_t capacity; /* elements of a row of x */
 };
@@ -73,6 +76,7 @@ static size_t lay_out(char *base, int64_t max_k, struct scratch *scratch)
     at.scaled = take(base, &used, rows * k * sizeof(float));
     at.scale = take(base, &used, rows * k / RONDO_BLOCK * sizeof(float));
     at.fast = take(base, &used, k / RONDO_BLOCK);
+    at.pairs = take(base, &used, rows * k / 2 * sizeof(uint32_t));
     at.y = take(base, &used, (size_t)BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
     at.panel = take(base, &used, (size_t)RONDO_GEMM_PANEL * RONDO_BLOCK * sizeof(float));
     at.a = take(base, &used, (BLOCK_INPUT + BLOCK_ROWS * INPUT_PAD) * sizeof(float));
@@ -188,12 +192,11 @@ static void finish_row(const struct run *run, const struct job *job, int64_t row
 
 /* ---- few rows -------------------------------------------------------------------------------- */
 
-/* scaled = x * 2^120, x = x * unit; whether all |x| * unit are below 256, so that this is exact. */
-static bool scale_block(float *x, int count, float unit, float *scaled)
+/* scaled = x * 2^120; whether all |x| are below 256, so that this is exact. */
+static bool scale_block(const float *x, int count, float *scaled)
 {
     uint32_t largest = 0;
     for (int i = 0; i < count; i++) {
-        x[i] *= unit;
         uint32_t magnitude = rondo_f32_to_bits(x[i]) & 0x7fffffffu;
         largest = magnitude > largest ? magnitude : largest;
         scaled[i] = x[i] * 0x1p120f;
@@ -211,28 +214,38 @@ static void load_input(const struct run *run, const struct job *job, struct scra
 {
     int64_t k = job->weight.k, capacity = scratch->capacity;
     float unscale = unscale_of(run, job);
-    bool same = scratch->held_rows == job->rows && scratch->held_unscale == unscale;
+    bool same = scratch->held_rows == job->rows && scratch->held_unscale == unscale &&
+                scratch->held_for == job->weight.dtype;
     for (int i = 0; i < job->rows && same; i++)
         same = scratch->held[i] == input_row(run, job->first_row + i);
     if (same)
         return;
     memset(scratch->fast, 1, (size_t)(capacity / RONDO_BLOCK));
+    scratch->paired =
+        run->kernels->pair && job->weight.dtype == RONDO_F8_E4M3 && k % RONDO_GEMM_PAIRED == 0;
     for (int i = 0; i < job->rows; i++) {
         int64_t row = input_row(run, job->first_row + i);
-        float *x = scratch->x + i * capacity, *scaled = scratch->scaled + i * capacity;
+        float *x = scratch->x + i * capacity;
         scratch->held[i] = row;
         run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, 0, k, x);
-        for (int64_t first = 0; first < k; first += RONDO_BLOCK)
-            if (!scale_block(x + first, (int)min64(k - first, RONDO_BLOCK), 1.0f / unscale,
-                             scaled + first))
-                scratch->fast[first / RONDO_BLOCK] = 0;
+        if (unscale != 1.0f)
+            for (int64_t j = 0; j < k; j++)
+                x[j] *= 1.0f / unscale;
+        scratch->paired =
+            scratch->paired && run->kernels->pair(x, k, scratch->pairs + i * capacity / 2);
         if (run->x->scale)
             memcpy(scratch->scale + i * (capacity / RONDO_BLOCK),
                    run->x->scale + row * run->x->scale_stride,
                    (size_t)((k + RONDO_BLOCK - 1) / RONDO_BLOCK) * sizeof(float));
     }
+    for (int64_t i = 0; i < job->rows && !scratch->paired; i++)
+        for (int64_t first = 0; first < k; first += RONDO_BLOCK)
+            if (!scale_block(scratch->x + i * capacity + first, (int)min64(k - first, RONDO_BLOCK),
+                             scratch->scaled + i * capacity + first))
+                scratch->fast[first / RONDO_BLOCK] = 0;
     scratch->held_rows = (int)job->rows;
     scratch->held_unscale = unscale;
+    scratch->held_for = job->weight.dtype;
 }
 
 static double multiply_time(float small)
@@ -282,6 +295,7 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
         .scaled = scratch->scaled,
         .fast = scratch->fast,
         .scale = run->x->scale ? scratch->scale : NULL,
+        .pairs = scratch->paired ? scratch->pairs : NULL,
         .stride = scratch->capacity,
         .scale_stride = scratch->capacity / RONDO_BLOCK,
         .unscale = unscale_of(run, job),
@@ -457,6 +471,7 @@ static void grouped_gemm(struct rondo_device *device, const struct rondo_op_grou
 #if defined(__x86_64__)
 SLOTS(avx2)
 SLOTS(avx512)
+SLOTS(avx512bf16)
 #elif defined(__aarch64__)
 SLOTS(neon)
 #endif
@@ -472,6 +487,9 @@ void rondo_cpu_gemm_init(struct rondo_ops *ops, enum rondo_cpu_level level)
     } else if (level == RONDO_CPU_AVX512) {
         ops->gemm = gemm_avx512;
         ops->grouped_gemm = grouped_gemm_avx512;
+    } else if (level == RONDO_CPU_AVX512BF16) {
+        ops->gemm = gemm_avx512bf16;
+        ops->grouped_gemm = grouped_gemm_avx512bf16;
     }
 #elif defined(__aarch64__)
     if (level == RONDO_CPU_NEON) {

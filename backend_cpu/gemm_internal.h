@@ -14,6 +14,8 @@
 #define RONDO_GEMV_ROWS 3
 /* Input channels of a panel, a multiple of RONDO_BLOCK. */
 #define RONDO_GEMM_PANEL 256
+/* Input channels that a product of pairs takes at a time. */
+#define RONDO_GEMM_PAIRED 64
 
 /* A weight [n, k] in place: rows of any alignment. Scales per row are the epilogue's. */
 struct rondo_gemm_weight {
@@ -38,6 +40,9 @@ struct rondo_gemm_input {
     const float *scaled; /* [m, stride] */
     const uint8_t *fast; /* [ceil(k/128)] nonzero: `scaled` is exact in this block, for all rows */
     const float *scale;  /* [m, scale_stride] of the blocks, or NULL */
+    /* [m, stride / 2] what `pair` makes of x. NULL when a row has an x that it does not take, when k is no multiple
+     * of RONDO_GEMM_PAIRED, or when there is no such kernel; otherwise `scaled` and `fast` are not set. */
+    const uint32_t *pairs;
     int64_t stride, scale_stride;
     float unscale; /* 2^t */
     /* Weights with subnormal codes are taken as true values, because w * 2^-120 would be subnormal in f32
@@ -54,6 +59,9 @@ struct rondo_gemm_kernels {
      * `next` is the start of the weights that will be wanted after these. */
     void (*gemv)(const struct rondo_gemm_weight *weight, int64_t n, int count,
                  const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+    /* x as pairs of bf16, the first of the two in the upper half; false when some x is not bf16, or neither 0 nor
+     * between 2^-100 and 2^100 in magnitude. `count` is a multiple of RONDO_GEMM_PAIRED. May be NULL. */
+    bool (*pair)(const float *x, int64_t count, uint32_t *pairs);
     /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
      * is where the panel that will be wanted after this one begins, in rows as far apart. */
     void (*panel)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
@@ -71,6 +79,6 @@ struct rondo_gemm_kernels {
 };
 
 extern const struct rondo_gemm_kernels rondo_gemm_kernels_avx2, rondo_gemm_kernels_avx512,
-    rondo_gemm_kernels_neon;
+    rondo_gemm_kernels_avx512bf16, rondo_gemm_kernels_neon;
 
 #endif

@@ -16,7 +16,10 @@
  *   e4m3_normal            as exact, for vectors in which no code has exponent 0
  *   vi_exponents           smallest exponent field, byte by byte, of a running minimum and new codes
  *   vi_any_zero            whether any byte is zero
- *   f16_pair               2 halves of each lane -> 2 vectors */
+ *   f16_pair               2 halves of each lane -> 2 vectors
+ *
+ * Where GEMV_OF_PAIRS and PAIR are defined, functions of these names, which the file defines after this one, take
+ * the places of gemv and pair in the table. */
 
 enum { CHUNK_DWORDS = CHUNK / 4, ROWS = LANES * GROUPS };
 
@@ -495,13 +498,23 @@ static void finish(const float *y, int64_t count, const float *scale, const floa
     }
 }
 
+#ifdef GEMV_OF_PAIRS
+static void GEMV_OF_PAIRS(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                          const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+static bool PAIR(const float *x, int64_t count, uint32_t *pairs);
+#else
+#define GEMV_OF_PAIRS gemv
+#define PAIR NULL
+#endif
+
 #define KERNELS_OF_(level) rondo_gemm_kernels_##level
 #define KERNELS_OF(level) KERNELS_OF_(level)
 const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
     .gemv_rows = ROWS,
     .columns = COLUMNS,
     .tile_rows = TILE_ROWS,
-    .gemv = gemv,
+    .gemv = GEMV_OF_PAIRS,
+    .pair = PAIR,
     .panel = panel,
     .tile = tile,
     .widen = widen,

@@ -13,6 +13,7 @@ static const struct rondo_norm_kernels *kernels_of(struct rondo_device *device)
     case RONDO_CPU_AVX2:
         return &rondo_norm_kernels_avx2;
     case RONDO_CPU_AVX512:
+    case RONDO_CPU_AVX512BF16:
         return &rondo_norm_kernels_avx512;
 #elif defined(__aarch64__)
     case RONDO_CPU_NEON:

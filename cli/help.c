@@ -50,7 +50,8 @@ static const struct topic topics[] = {
      "`rondo synth` makes random checkpoints, `rondo quantize` turns BF16 ones into FP8.\n"},
     {"devices", "where the model runs",
      "  cpu        the best instruction set this processor has, one thread per available core\n"
-     "  cpu:LEVEL  at most this instruction set: ref, avx2, avx512, neon; the same as --cpu-mask "
+     "  cpu:LEVEL  at most this instruction set: ref, avx2, avx512, avx512bf16, neon; the same as "
+     "--cpu-mask "
      "LEVEL\n"
      "\n"
      "  cuda       the first NVIDIA GPU (compute capability 8.0 or newer), where rondo was built "

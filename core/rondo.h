@@ -122,9 +122,9 @@ RONDO_API size_t rondo_backend_list(struct rondo_backend_info *backends, size_t 
 
 struct rondo_device_options {
     int threads; /* 0: one per available core */
-    const char
-        *cpu_mask; /* highest instruction set used: "ref", "avx2", "avx512", "neon"; NULL: best */
-    bool strict;   /* an op that would fall back to another path is an error, not a log line */
+    /* highest instruction set used: "ref", "avx2", "avx512", "avx512bf16", "neon"; NULL: best */
+    const char *cpu_mask;
+    bool strict; /* an op that would fall back to another path is an error, not a log line */
 };
 
 struct rondo_device;

@@ -12,7 +12,7 @@
 #define PANEL_GROUPS 2
 #define TILE_ROWS 6
 #ifndef PREFETCH_LOCALITY
-#define PREFETCH_LOCALITY 2
+#define PREFETCH_LOCALITY 3
 #endif
 
 typedef __m256 vf;

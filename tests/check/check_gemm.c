@@ -57,6 +57,7 @@ struct shape {
     enum check_fill fill;
     int32_t parts;
     bool residual, outliers;
+    bool vanishing; /* products of x are subnormal */
 };
 
 /* The part of an output before residual and rounding, in double. The squares of what it sums are added to
@@ -85,7 +86,7 @@ static double dot_double(const struct rondo_tensor *x, int64_t row,
  * one large output. */
 static bool comparable(const struct shape *s)
 {
-    return !s->outliers && (s->fill == CHECK_UNIFORM || s->fill == CHECK_NORMAL);
+    return !s->outliers && !s->vanishing && (s->fill == CHECK_UNIFORM || s->fill == CHECK_NORMAL);
 }
 
 /* Values in some blocks of x that leave the range in which weights may stay scaled. */
@@ -96,6 +97,19 @@ static void add_outliers(struct check *check, struct check_tensor *x)
         rondo_store(rondo_tensor_row(&x->host, check_random_range(check, 0, (int32_t)rows - 1)),
                     x->host.dtype, check_random(check) % (uint64_t)columns,
                     (float)check_random_range(check, 200, 400));
+    check_upload(check, x->buffer);
+}
+
+/* x that is bf16 becomes numbers from 2^-125 to 2^-124, of its signs. */
+static void make_vanish(struct check *check, struct check_tensor *x)
+{
+    int64_t rows = rondo_tensor_rows(&x->host), columns = rondo_tensor_columns(&x->host);
+    for (int64_t i = 0; i < rows * columns && x->host.dtype == RONDO_BF16; i++) {
+        void *row = rondo_tensor_row(&x->host, i / columns);
+        float value = rondo_load(row, RONDO_BF16, (size_t)(i % columns));
+        float magnitude = (1.0f + (float)(i % 127) / 128.0f) * 0x1p-125f;
+        rondo_store(row, RONDO_BF16, (size_t)(i % columns), value < 0 ? -magnitude : magnitude);
+    }
     check_upload(check, x->buffer);
 }
 
@@ -151,12 +165,17 @@ static void gemm_case(struct check *check, const struct shape *s)
     check_case(check, "M=%d N=%d K=%d x %s, W %s%s, %d parts, %s%s%s", s->rows, s->n, s->k,
                rondo_dtype_name(inputs[s->input].dtype), rondo_dtype_name(weights[s->weight].dtype),
                scale_names[weights[s->weight].scale], s->parts, check_fill_name(s->fill),
-               s->residual ? ", residual" : "", s->outliers ? ", outliers" : "");
+               s->residual ? ", residual" : "",
+               s->outliers    ? ", outliers"
+               : s->vanishing ? ", vanishing"
+                              : "");
     struct check_tensor *x =
         check_tensor(check, inputs[s->input].dtype, s->rows, s->k, check_random_range(check, 0, 3),
                      inputs[s->input].scale, s->fill, "x");
     if (s->outliers)
         add_outliers(check, x);
+    if (s->vanishing)
+        make_vanish(check, x);
     struct check_tensor *weight[4], *out[4];
     struct check_buffer *bias[4];
     struct rondo_op_gemm op[2];
@@ -308,6 +327,19 @@ static void check_gemm(struct check *check)
         else
             s.n = channels[i - COUNT(row_counts) - COUNT(widths)];
         s.parts = check_random_range(check, 1, 4);
+        gemm_case(check, &s);
+    }
+    /* Whole steps of products of bf16 pairs: E4M3 weights, few rows, every fill. */
+    for (int i = 0; i < 3 * CHECK_FILLS * 6; i++) {
+        static const int32_t whole[] = {64, 128, 192, 512, 1088, 2048};
+        struct shape s = random_shape(check);
+        s.rows = 1 + i % 3;
+        s.fill = (enum check_fill)(i / 3 % CHECK_FILLS);
+        s.k = whole[i / 3 / CHECK_FILLS];
+        s.input = 1 + (int)(check_random(check) & 1);
+        s.weight = 3 + (int)(check_random(check) & 1);
+        s.vanishing = check->in_place && i % 4 == 0;
+        s.residual = s.residual && !s.vanishing;
         gemm_case(check, &s);
     }
     for (int i = 0; i < (int)COUNT(weights) * 8 && check->in_place; i++) {

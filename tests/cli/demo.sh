@@ -16,7 +16,7 @@ expect 0 eval -m "$model" -s "$suite" --limit 2 --cpu-mask ref --format json --q
 [ "$(right)" = "$few" ] || fail "ref answers $(right) of 6, the fast path $few"
 
 first=
-for mask in avx2 avx512 neon; do
+for mask in avx2 avx512 avx512bf16 neon; do
     "$rondo" run -m "$model" --cpu-mask $mask --tokens 1 -n 1 --ids >"$work/out" 2>"$work/err" || continue
     expect 0 eval -m "$model" -s "$suite" --cpu-mask $mask --format json --quiet
     [ "$(right)" -ge "${first:-57}" ] || fail "$mask answers $(right) of 60, want ${first:-57}"

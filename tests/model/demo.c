@@ -22,7 +22,8 @@ struct prompt {
     size_t n_tokens, n_rows;
 };
 
-static const char *const levels[] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:neon"};
+static const char *const levels[] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:avx512bf16",
+                                     "cpu:neon"};
 static struct prompt prompts[N_PROMPTS];
 static size_t n_rows;   /* of all prompts */
 static float *golden;   /* [n_rows, V] */

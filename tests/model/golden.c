@@ -24,7 +24,7 @@
     "# decisions that moved. Made by test-model-golden --print.\n"                                 \
     "# variant          bf16 NMSE     bf16 KL  fp8 NMSE    fp8 KL  kv8 NMSE    kv8 KL\n"
 
-enum { N_MODES = 4, N_LEVELS = 4 };
+enum { N_MODES = 4, N_LEVELS = 5 };
 static const struct {
     const char *name;
     enum rondo_mode mode;
@@ -33,7 +33,8 @@ static const struct {
                     {"bf16", RONDO_MODE_BF16, RONDO_KV_AUTO},
                     {"fp8", RONDO_MODE_FP8, RONDO_KV_AUTO},
                     {"kv8", RONDO_MODE_BF16, RONDO_KV_FP8}};
-static const char *const levels[N_LEVELS] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:neon"};
+static const char *const levels[N_LEVELS] = {"cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:avx512bf16",
+                                             "cpu:neon"};
 static struct rondo_device *devices[N_LEVELS]; /* NULL: not on this machine */
 
 struct table_row {

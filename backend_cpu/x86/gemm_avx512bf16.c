@@ -1,0 +1,234 @@
+/* GEMM kernels for AVX-512 with VBMI and BF16: products of few rows with E4M3 weights go by dot products of two
+ * bf16, everything else as with plain AVX-512.
+ *
+ * VDPBF16PS adds the product of the upper halves to the sum, rounds, adds the product of the lower halves, and
+ * rounds: two fused multiply-adds in this order, because products of bf16 are exact. It takes subnormal numbers
+ * for 0 and makes none. With x either 0 or from 2^-100 to 2^100 none come up: products with E4M3 are multiples
+ * of 2^-116, and so are their sums. */
+#define LEVEL avx512bf16
+#define GEMV_OF_PAIRS gemv_of_pairs
+#define PAIR pair
+#include "backend_cpu/x86/gemm_avx512.h"
+
+#include "backend_cpu/gemm_kernels.h"
+
+/* ---- tables ---------------------------------------------------------------------------------- */
+
+#define BYTES4(f, a, i) f(a, i), f(a, (i) + 1), f(a, (i) + 2), f(a, (i) + 3)
+#define BYTES16(f, a, i)                                                                           \
+    BYTES4(f, a, i), BYTES4(f, a, (i) + 4), BYTES4(f, a, (i) + 8), BYTES4(f, a, (i) + 12)
+#define BYTES64(f, a, i)                                                                           \
+    BYTES16(f, a, i), BYTES16(f, a, (i) + 16), BYTES16(f, a, (i) + 32), BYTES16(f, a, (i) + 48)
+
+/* The lower and the upper byte of the bf16 of code c without its sign: subnormal codes, NaN, others. */
+#define LOWER(a, c)                                                                                \
+    ((c) < 8 ? (uint8_t)(0x60402000c0800000u >> 8 * ((c)&7))                                       \
+             : (uint8_t)((c) == 0x7f ? 0xc0 : ((c)&15) << 4))
+#define UPPER(a, c)                                                                                \
+    ((c) < 8 ? (uint8_t)(0x3c3c3c3c3b3b3b00u >> 8 * ((c)&7))                                       \
+             : (uint8_t)((c) == 0x7f ? 0x7f : 0x3c + ((c) >> 4)))
+/* Byte b of a vector that is made from quarters h and h + 2 of two vectors, h = 0 or 1, and has in each quarter
+ * codes 1 and 0 of every dword, then codes 3 and 2. */
+#define PLACE(h, b)                                                                                \
+    ((b) / 32 * 64 + ((b) / 16 % 2 * 2 + (h)) * 16 + (b) % 8 / 2 * 4 + (b) % 16 / 8 * 2 + 1 -      \
+     (b) % 2)
+
+static const uint8_t lower_bytes[128] = {BYTES64(LOWER, 0, 0), BYTES64(LOWER, 0, 64)};
+static const uint8_t upper_bytes[128] = {BYTES64(UPPER, 0, 0), BYTES64(UPPER, 0, 64)};
+static const uint8_t places[2][64] = {{BYTES64(PLACE, 0, 0)}, {BYTES64(PLACE, 1, 0)}};
+
+struct tables {
+    vi lower[2], upper[2], place[2], sign;
+};
+
+static inline struct tables load_tables(void)
+{
+    return (struct tables){
+        .lower = {vi_load(lower_bytes), vi_load(lower_bytes + 64)},
+        .upper = {vi_load(upper_bytes), vi_load(upper_bytes + 64)},
+        .place = {vi_load(places[0]), vi_load(places[1])},
+        .sign = held(_mm512_set1_epi8((char)0x80)),
+    };
+}
+
+/* ---- steps ----------------------------------------------------------------------------------- */
+
+/* Codes of a step: lane r of dword q of group g has codes 4q + 1, 4q of row r, and 4q + 3, 4q + 2, where
+ * PLACE puts them. */
+typedef vi codes[STEP_DWORDS][GROUPS];
+
+static inline vi load_rows32(const uint8_t *first, const uint8_t *second)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first)),
+                              _mm256_loadu_si256((const __m256i *)second), 1);
+}
+
+/* A step of one group, from `offset` bytes into its rows. */
+static inline __attribute__((always_inline)) void gather_codes(const uint8_t *const *row,
+                                                               int64_t offset,
+                                                               const struct tables *tables,
+                                                               int group, codes to)
+{
+#pragma GCC unroll 2
+    for (int q = 0; q < STEP_DWORDS; q += CHUNK_DWORDS) {
+        vi low[4], high[4], t[4], u[4];
+        int64_t at = offset + 4 * q;
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            low[r] = load_rows32(row[r] + at, row[r + 4] + at);
+            high[r] = load_rows32(row[r + 8] + at, row[r + 12] + at);
+        }
+        transpose4(low, t);
+        transpose4(high, u);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++)
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++)
+                _mm512_store_si512(&to[q + 4 * h + i][group],
+                                   _mm512_permutex2var_epi8(t[i], tables->place[h], u[i]));
+    }
+}
+
+/* Continues sum[m][g] over `count` dwords of a step; pairs are those of the step's first channel. */
+static inline __attribute__((always_inline)) void add_dots(const codes from, int first, int count,
+                                                           const struct tables *tables,
+                                                           const uint32_t *pairs, int64_t stride,
+                                                           int m, vf sum[][GROUPS])
+{
+#pragma GCC unroll 16
+    for (int q = first; q < first + count; q++)
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++) {
+            vi code = from[q][g];
+            vi lower = _mm512_permutex2var_epi8(tables->lower[0], code, tables->lower[1]);
+            vi upper = _mm512_permutex2var_epi8(tables->upper[0], code, tables->upper[1]);
+            upper = _mm512_ternarylogic_epi32(upper, code, tables->sign, 0xf8);
+            vi w[2] = {_mm512_unpacklo_epi8(lower, upper), _mm512_unpackhi_epi8(lower, upper)};
+#pragma GCC unroll 3
+            for (int i = 0; i < m; i++)
+#pragma GCC unroll 2
+                for (int h = 0; h < 2; h++)
+                    sum[i][g] =
+                        _mm512_dpbf16_ps(sum[i][g], (__m512bh)w[h],
+                                         (__m512bh)vi_set1((int)pairs[i * stride + 2 * q + h]));
+        }
+}
+
+/* The next 8 lines of ahead_fetch. */
+static inline __attribute__((always_inline)) void ahead_fetch8(struct ahead *ahead)
+{
+    if (ahead->run_end - ahead->at < 8 * STEP) {
+        for (int i = 0; i < 8; i++)
+            ahead_fetch(ahead);
+        return;
+    }
+#pragma GCC unroll 7
+    for (int i = 0; i < 7; i++)
+        __builtin_prefetch(ahead->at + i * STEP, 0, PREFETCH_LOCALITY);
+    ahead->at += 7 * STEP;
+    ahead_fetch(ahead);
+}
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+/* Folds the sums of a block into the totals, and begins anew. */
+static inline __attribute__((always_inline)) void fold_block(const struct rondo_gemm_input *input,
+                                                             int64_t block, const float *scale,
+                                                             int m, vf sum[][GROUPS],
+                                                             vf total[][GROUPS])
+{
+    for (int i = 0; i < m; i++) {
+        float s = (input->scale ? input->scale[i * input->scale_stride + block] : 1.0f) *
+                  (scale ? scale[block] : 1.0f);
+        for (int g = 0; g < GROUPS; g++) {
+            total[i][g] =
+                vf_fma(vf_mul(sum[i][g], vf_set1(input->unscale)), vf_set1(s), total[i][g]);
+            sum[i][g] = vf_zero();
+        }
+    }
+}
+
+/* gemv for whole steps. While the codes of a step are gathered those of the step before are multiplied: the
+ * first waits for memory, the second for sums, which grow one pair after the other. */
+static inline __attribute__((always_inline)) void dot_tile(const struct rondo_gemm_weight *weight,
+                                                           int64_t n, int count,
+                                                           const struct rondo_gemm_input *input,
+                                                           const uint8_t *next, int m, float *y)
+{
+    enum { SHARE = STEP_DWORDS / GROUPS };
+    const uint8_t *row[ROWS];
+    _Alignas(64) codes step[2];
+    vf total[RONDO_GEMV_ROWS][GROUPS], sum[RONDO_GEMV_ROWS][GROUPS];
+    const struct tables tables = load_tables();
+    const float *scale =
+        weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride : NULL;
+    int64_t steps = weight->k / STEP, run_end = 0,
+            runs = steps <= 2 * RUN_STEPS ? 1 : (steps + RUN_STEPS - 1) / RUN_STEPS;
+    struct ahead ahead = {.row_bytes = weight->row_bytes,
+                          .run_bytes = (steps + runs - 1) / runs * STEP};
+    row_addresses(weight, n, count, row);
+    for (int i = 0; i < m; i++)
+        for (int g = 0; g < GROUPS; g++)
+            total[i][g] = sum[i][g] = vf_zero();
+    for (int64_t s = 0; s <= steps; s++) {
+        if (s < steps && s * STEP >= run_end) {
+            run_end += ahead.run_bytes;
+            ahead_start(&ahead, run_end < weight->k ? row[0] + run_end : next);
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++) {
+            if (s < steps) {
+                ahead_fetch8(&ahead);
+                ahead_fetch8(&ahead);
+                gather_codes(row + g * LANES, s * STEP, &tables, g, step[s & 1]);
+            }
+            if (s > 0)
+                add_dots(step[(s - 1) & 1], g * SHARE, SHARE, &tables,
+                         input->pairs + (s - 1) * STEP / 2, input->stride / 2, m, sum);
+        }
+        if (s > 0 && (s * STEP % RONDO_BLOCK == 0 || s == steps))
+            fold_block(input, (s - 1) * STEP / RONDO_BLOCK, scale, m, sum, total);
+    }
+    for (int i = 0; i < m; i++)
+        for (int g = 0; g < GROUPS; g++)
+            vf_store(y + i * ROWS + g * LANES, total[i][g]);
+}
+
+static void gemv_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                          const struct rondo_gemm_input *input, const uint8_t *next, float *y)
+{
+    if (weight->dtype != RONDO_F8_E4M3 || !input->pairs)
+        gemv(weight, n, count, input, next, y);
+    else if (input->m == 1)
+        dot_tile(weight, n, count, input, next, 1, y);
+    else if (input->m == 2)
+        dot_tile(weight, n, count, input, next, 2, y);
+    else
+        dot_tile(weight, n, count, input, next, 3, y);
+}
+
+/* Lanes that `pair` does not take. */
+static inline __mmask16 not_paired(vi x)
+{
+    const vi least = _mm512_set1_epi32(27 << 23), most = _mm512_set1_epi32(227 << 23);
+    vi magnitude = _mm512_and_si512(x, _mm512_set1_epi32(0x7fffffff));
+    __mmask16 rest = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0xffff));
+    __mmask16 outside =
+        _mm512_cmplt_epi32_mask(magnitude, least) | _mm512_cmpgt_epi32_mask(magnitude, most);
+    return rest | (outside & _mm512_test_epi32_mask(magnitude, magnitude));
+}
+
+static bool pair(const float *x, int64_t count, uint32_t *pairs)
+{
+    static const uint16_t halves[32] = {3,  1,  7,  5,  11, 9,  15, 13, 19, 17, 23,
+                                        21, 27, 25, 31, 29, 35, 33, 39, 37, 43, 41,
+                                        47, 45, 51, 49, 55, 53, 59, 57, 63, 61};
+    const vi order = vi_load(halves);
+    __mmask16 wrong = 0;
+    for (int64_t i = 0; i < count; i += 32) {
+        vi first = vi_load(x + i), second = vi_load(x + i + 16);
+        wrong |= not_paired(first) | not_paired(second);
+        _mm512_storeu_si512(pairs + i / 2, _mm512_permutex2var_epi16(first, order, second));
+    }
+    return wrong == 0;
+}
