@@ -156,7 +156,7 @@ stage_thread() {
     gcc -fsanitize=thread "$out/thread.c" -o "$out/thread-probe" 2> /dev/null || skip 'gcc has no TSan here'
     "$out/thread-probe" > /dev/null 2>&1 || skip 'TSan does not run on this kernel'
     CC=gcc configure thread -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
-        -Dopenblas=disabled -Dcuda=disabled
+        -Dopenblas=disabled -Dcuda=disabled -Dsimt=disabled
     compile thread
     tests thread --suite threads --timeout-multiplier 10
 }
