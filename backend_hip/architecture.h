@@ -12,6 +12,44 @@ static inline int gpu_capability(const struct cudaDeviceProp *properties)
     return 0;
 }
 
+#ifdef RONDO_HIP_NVIDIA /* see backend_hip/nvidia */
+
+#define GPU_API "CUDA"
+#define GPU_VISIBLE "CUDA_VISIBLE_DEVICES"
+#define GPU_OPTION "gpu_arch"
+#define GPU_WANTED "sm_80 or newer"
+
+static inline const char *gpu_version(int version, char text[16])
+{
+    snprintf(text, 16, "%d.%d", version / 1000, version % 1000 / 10);
+    return text;
+}
+
+static inline size_t gpu_shared_limit(const struct cudaDeviceProp *properties)
+{
+    return properties->sharedMemPerBlockOptin < 65536 ? properties->sharedMemPerBlockOptin : 65536;
+}
+
+static inline const char *gpu_architecture(const struct cudaDeviceProp *properties, char text[32])
+{
+    snprintf(text, 32, "sm_%d for HIP", 10 * properties->major + properties->minor);
+    return text;
+}
+
+/* Like gfx1201, whatever the device: its products are made of shuffles. */
+static inline enum gpu_fp8 gpu_fp8(const struct cudaDeviceProp *properties)
+{
+    (void)properties;
+    return GPU_FP8_OCP;
+}
+
+static inline bool gpu_usable(const struct cudaDeviceProp *properties)
+{
+    return properties->major >= 8;
+}
+
+#else
+
 /* Words of messages: the interface, the variable that hides devices, the options of the build. */
 #define GPU_API "HIP"
 #define GPU_VISIBLE "HIP_VISIBLE_DEVICES"
@@ -106,6 +144,8 @@ static inline bool gpu_is_others(const struct cudaDeviceProp *properties)
 {
     return gpu_takes_wave(properties, 96 - RONDO_WAVE);
 }
+#endif
+
 #endif
 
 #endif

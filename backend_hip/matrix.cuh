@@ -67,7 +67,62 @@ static __device__ __forceinline__ int matrix_c_row(int i)
 #endif
 }
 
-#if defined(RONDO_SIMT)
+#if defined(RONDO_MATRIX_BY_SHUFFLES) || defined(RONDO_HIP_NVIDIA)
+
+// Without the instructions: lanes trade their operands and sum in ascending k, with the bits of the emulator. For
+// NVIDIA devices, whose own products have other layouts. Lanes r and r + 16 hold row r of A, lanes n and n + 16
+// column n of B; each in Words registers; value(register, i) is one of them. Waves of 32 lanes.
+template <int Words, class Value>
+static __device__ __forceinline__ void matrix_by_shuffles(float *c, const uint32_t *a,
+                                                          const uint32_t *b, Value value)
+{
+    constexpr int held = 8 / Words; // values of a register
+    uint32_t column[2][Words];
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int w = 0; w < Words; w++)
+            column[half][w] = WARP_READ(b[w], matrix_lane() % 16 + 16 * half);
+#pragma unroll
+    for (int i = 0; i < MATRIX_C; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int w = 0; w < Words; w++) {
+                uint32_t row = WARP_READ(a[w], matrix_c_row(i) + 16 * half);
+#pragma unroll
+                for (int v = 0; v < held; v++)
+                    c[i] = fmaf(value(row, v), value(column[half][w], v), c[i]);
+            }
+}
+
+struct matrix_bf16_value {
+    __device__ __forceinline__ float operator()(uint32_t word, int i) const
+    {
+        return bf16_f32((uint16_t)(word >> 16 * i));
+    }
+};
+
+struct matrix_e4m3_value {
+    __device__ __forceinline__ float operator()(uint32_t word, int i) const
+    {
+        return e4m3_f32_nan((uint8_t)(word >> 8 * i));
+    }
+};
+
+static __device__ __forceinline__ void matrix_multiply(float *c, const uint32_t *a,
+                                                       const uint32_t *b)
+{
+    matrix_by_shuffles<4>(c, a, b, matrix_bf16_value());
+}
+
+static __device__ __forceinline__ void matrix_multiply_e4m3(float *c, const uint32_t *a,
+                                                            const uint32_t *b)
+{
+    matrix_by_shuffles<2>(c, a, b, matrix_e4m3_value());
+}
+
+#elif defined(RONDO_SIMT)
 
 // The product with the layouts above, in ascending k.
 #include "tests/simt/matrix.h"

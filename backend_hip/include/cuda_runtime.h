@@ -1,7 +1,8 @@
 /* The name map: what the sources of backend_cuda call by CUDA's names, by HIP's.
  *
  * Found in place of CUDA's header in builds for AMD devices. Those with 64 lanes to a wave and those with 32 are
- * separate builds of the kernels; RONDO_WAVE says which this is. For C and C++. */
+ * separate builds of the kernels; RONDO_WAVE says which this is. RONDO_HIP_NVIDIA: over CUDA's runtime, see
+ * backend_hip/nvidia. For C and C++. */
 #ifndef RONDO_BACKEND_HIP_CUDA_RUNTIME_H
 #define RONDO_BACKEND_HIP_CUDA_RUNTIME_H
 
@@ -131,7 +132,9 @@ static inline cudaError_t rondo_hip_set_attribute(Kernel *kernel, hipFuncAttribu
 #ifndef WARP_SIZE
 #define WARP_SIZE RONDO_WAVE
 #endif
+#ifndef RONDO_HIP_NVIDIA
 #define __grid_constant__
+#endif
 #ifndef RONDO_SIMT /* the emulator has CUDA's own warp operations, for both widths */
 #define WARP_XOR(value, mask) __shfl_xor((value), (mask), WARP_SIZE)
 #define WARP_READ(value, lane) __shfl((value), (lane), WARP_SIZE)
@@ -144,12 +147,14 @@ static inline cudaError_t rondo_hip_set_attribute(Kernel *kernel, hipFuncAttribu
 #define WARP_BALLOT(predicate) ((uint32_t)__ballot(predicate))
 #endif
 /* Lanes of a wave run together; what this keeps apart are the compiler's loads and stores. */
+#ifndef WARP_SYNC
 #define WARP_SYNC()                                                                                \
     do {                                                                                           \
         __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");                                     \
         __builtin_amdgcn_wave_barrier();                                                           \
         __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");                                     \
     } while (0)
+#endif
 #endif
 
 #endif

@@ -18,7 +18,7 @@ float e4m3fnuz_value(uint8_t code);
 
 } // namespace simt
 
-#ifdef WARP_SIZE // in kernels
+#if defined(WARP_SIZE) && !defined(RONDO_MATRIX_BY_SHUFFLES) // in kernels
 static inline void matrix_multiply(float *c, const uint32_t *a, const uint32_t *b,
                                    simt::Here here = simt::Here())
 {

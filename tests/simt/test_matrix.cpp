@@ -1,4 +1,4 @@
-// AMD's products: the codes that backend_cuda/gemm_tile.cuh makes of OCP's for FNUZ devices, all 256
+// AMD's products, and what takes their place on other devices: the codes that backend_cuda/gemm_tile.cuh makes of OCP's for FNUZ devices, all 256
 // of them, and the twins of the instructions against sums over the operands they are said to hold.
 extern "C" {
 #include "core/dtype.h"
