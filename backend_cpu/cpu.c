@@ -1,6 +1,7 @@
 /* The CPU device: instruction-set levels, memory, and the op table put together from its
  * families. */
 #include "backend_cpu/cpu.h"
+#include "backend_cpu/gemm_internal.h"
 #include "backend_cpu/host.h"
 
 #include <stdio.h>
@@ -49,7 +50,7 @@ static bool x86_has_level(enum rondo_cpu_level level)
     if (level == RONDO_CPU_AVX512)
         return true;
     return (ecx & bit_AVX512VBMI) && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-           (eax & bit_AVX512BF16);
+           (eax & bit_AVX512BF16) && rondo_gemm_has_exact_pairs();
 }
 #endif
 

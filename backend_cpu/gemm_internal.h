@@ -78,6 +78,10 @@ struct rondo_gemm_kernels {
                    bool residual, void *out, enum rondo_dtype dtype);
 };
 
+/* Whether VDPBF16PS of this processor, which must have it, adds as two fused multiply-adds, the upper halves'
+ * first: the manuals of some leave it open. */
+bool rondo_gemm_has_exact_pairs(void);
+
 extern const struct rondo_gemm_kernels rondo_gemm_kernels_avx2, rondo_gemm_kernels_avx512,
     rondo_gemm_kernels_avx512bf16, rondo_gemm_kernels_neon;
 

@@ -370,10 +370,10 @@ static void print_devices(void)
     for (size_t b = 0; b < n_backends && b < 8; b++) {
         for (size_t i = 0; i < n && i < 32; i++)
             if (is_of(devices[i].name, backends[b].name))
-                printf("  %-12s %s; %s of memory available\n", devices[i].name,
+                printf("  %-14s %s; %s of memory available\n", devices[i].name,
                        devices[i].description, cli_format_size(devices[i].memory_available, size));
         if (*backends[b].reason)
-            printf("  %-12s %s%s\n", backends[b].name,
+            printf("  %-14s %s%s\n", backends[b].name,
                    backends[b].n_devices ? "not all GPUs: " : "no device: ", backends[b].reason);
     }
 }

@@ -4,13 +4,15 @@
  * VDPBF16PS adds the product of the upper halves to the sum, rounds, adds the product of the lower halves, and
  * rounds: two fused multiply-adds in this order, because products of bf16 are exact. It takes subnormal numbers
  * for 0 and makes none. With x either 0 or from 2^-100 to 2^100 none come up: products with E4M3 are multiples
- * of 2^-116, and so are their sums. */
+ * of 2^-116, and so are their sums. Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
 #define GEMV_OF_PAIRS gemv_of_pairs
 #define PAIR pair
 #include "backend_cpu/x86/gemm_avx512.h"
 
 #include "backend_cpu/gemm_kernels.h"
+
+#include <math.h>
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -205,6 +207,45 @@ static void gemv_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int
         dot_tile(weight, n, count, input, next, 2, y);
     else
         dot_tile(weight, n, count, input, next, 3, y);
+}
+
+/* ---- the instruction ------------------------------------------------------------------------- */
+
+/* Sums of random size beside products of random size and sign, so that every rounding comes up. */
+bool rondo_gemm_has_exact_pairs(void)
+{
+    enum { ROUNDS = 256 };
+    uint32_t random = 1;
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t bits[3][16]; /* sum, and two pairs */
+        float sum[16], got[16];
+        for (int i = 0; i < 3 * 16; i++) {
+            random = random * 1664525u + 1013904223u;
+            uint32_t mantissas = random >> 4 & (i < 16 ? 0x7fffffu : 0x7f007fu);
+            uint32_t exponents = 0x3f800000u + (random >> 28 << (i < 16 ? 24 : 23));
+            bits[i / 16][i % 16] = (random << 3 & 0x80000000u) | (random << 7 & 0x8000u) |
+                                   exponents | mantissas | (i < 16 ? 0 : 0x3f80u);
+        }
+        bits[0][round % 16] &= 0x80000000u;
+        memcpy(sum, bits[0], sizeof sum);
+        _mm512_storeu_ps(got, _mm512_dpbf16_ps(_mm512_loadu_ps(sum),
+                                               (__m512bh)_mm512_loadu_si512(bits[1]),
+                                               (__m512bh)_mm512_loadu_si512(bits[2])));
+        for (int i = 0; i < 16; i++) {
+            float want = sum[i];
+            for (int half = 1; half >= 0; half--) {
+                uint32_t a = half ? bits[1][i] & 0xffff0000u : bits[1][i] << 16;
+                uint32_t b = half ? bits[2][i] & 0xffff0000u : bits[2][i] << 16;
+                float x, y;
+                memcpy(&x, &a, sizeof x);
+                memcpy(&y, &b, sizeof y);
+                want = fmaf(x, y, want);
+            }
+            if (memcmp(&want, &got[i], sizeof want) != 0)
+                return false;
+        }
+    }
+    return true;
 }
 
 /* Lanes that `pair` does not take. */

@@ -307,7 +307,7 @@ static void list(void)
     struct rondo_device_info devices[32];
     size_t n = rondo_device_list(devices, 32);
     for (size_t i = 0; i < n && i < 32; i++)
-        printf("device %-12s %s\n", devices[i].name, devices[i].description);
+        printf("device %-14s %s\n", devices[i].name, devices[i].description);
     for (size_t f = 0; f < FAMILIES; f++)
         for (const struct check_op *op = families[f]->ops; op->name; op++)
             printf("op %-18s of family %s\n", op->name, families[f]->name);
