@@ -37,7 +37,7 @@ void multiply(const Lanes<Wave_lane> &lanes, unsigned n, unsigned held,
               float (*value)(const uint32_t *, unsigned))
 {
     unsigned rows = 256 / n, depth = n / 16 * held;
-    float a[16 * 32], b[32][16], c[16][16];
+    float a[16 * 32] = {}, b[32][16] = {}, c[16][16];
     for (unsigned lane = 0; lane < n; lane++) {
         for (unsigned i = 0; i < held; i++) {
             unsigned k = lane / 16 * held + i, line = lane % 16;
