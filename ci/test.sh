@@ -158,7 +158,7 @@ stage_thread() {
     CC=gcc configure thread -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
         -Dopenblas=disabled -Dcuda=disabled -Dsimt=disabled
     compile thread
-    tests thread --suite threads --timeout-multiplier 10
+    tests thread --suite threads --no-suite slow --timeout-multiplier 10 # models run all attention, too
 }
 
 stage_aarch64() {
@@ -171,7 +171,7 @@ stage_coverage() {
         -Dcuda=disabled -Dsimt=disabled
     compile coverage
     find "$out/coverage" -name '*.gcda' -delete
-    tests coverage --no-suite reference --timeout-multiplier 5
+    tests coverage --no-suite reference --no-suite slow --timeout-multiplier 5
     python3 ci/coverage.py "$root" "$out/coverage"
 }
 
