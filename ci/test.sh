@@ -57,23 +57,33 @@ stage_style() {
     ci/style.sh
 }
 
+configure_gcc() {
+    CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
+}
+
 # The kernels run here, emulated; the stage "cuda" compiles them for GPUs.
 stage_gcc() {
-    CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
+    configure_gcc
     compile gcc
     tests gcc
 }
 
+# The shared library is called by its version.
+compile_library() {
+    configure_gcc
+    compile gcc "$(basename "$(readlink -f "$out/gcc/librondo.so")")" "$@"
+}
+
 # librondo.so shows the functions of core/rondo.h and nothing else; the header is C99 and C++.
 stage_symbols() {
+    compile_library
     ci/symbols.sh "$out/gcc/librondo.so" "$root/core/rondo.h"
 }
 
 # A stranger's view: the library as installed, found by pkg-config, and a program built against it.
 stage_install() {
     local prefix=$out/installed
-    [ -e "$out/gcc/build.ninja" ] || CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
-    compile gcc
+    compile_library cli/rondo
     rm -rf "$prefix"
     DESTDIR=$prefix meson install -C "$out/gcc" --no-rebuild > "$logs/meson-install.txt"
     tests/embed/test.sh "$prefix" "$root/tests/fixtures/models/base-bf16"
