@@ -127,12 +127,31 @@ static void argmax_cpu(struct rondo_device *device, const struct rondo_op_argmax
     run(device, op, rows, 1, rows * rondo_tensor_columns(&op->x), argmax_task);
 }
 
+static void candidates_task(void *user, int thread, int threads)
+{
+    const struct job *job = user;
+    const struct rondo_op_candidates *op = job->op;
+    int64_t first, end;
+    rondo_split(job->units, 1, thread, threads, &first, &end);
+    for (int64_t row = first; row < end; row++)
+        if (op->sampling[row].wanted)
+            job->kernels->candidates(op, row);
+}
+
+static void candidates_cpu(struct rondo_device *device, const struct rondo_op_candidates *op)
+{
+    int64_t rows = rondo_tensor_rows(&op->x);
+    run(device, op, rows, 1, rows * rondo_tensor_columns(&op->x), candidates_task);
+}
+
 void rondo_cpu_basic_init(struct rondo_ops *ops, enum rondo_cpu_level level)
 {
     ops->embedding = level == RONDO_CPU_REF ? rondo_embedding_ref : embedding_cpu;
     ops->quantize = level == RONDO_CPU_REF ? rondo_quantize_ref : quantize_cpu;
     ops->swiglu = level == RONDO_CPU_REF ? rondo_swiglu_ref : swiglu_cpu;
     ops->argmax = level == RONDO_CPU_REF ? rondo_argmax_ref : argmax_cpu;
+    ops->penalize = rondo_penalize_ref; /* a few hundred numbers */
+    ops->candidates = level == RONDO_CPU_REF ? rondo_candidates_ref : candidates_cpu;
 }
 
 size_t rondo_cpu_basic_workspace(const struct rondo_limits *limits, int threads)

@@ -18,11 +18,14 @@ typedef void rondo_swiglu_row(const struct rondo_op_swiglu *op, int64_t row, int
 /* Row `row`. */
 typedef void rondo_argmax_row(const struct rondo_op_argmax *op, int64_t row);
 
+typedef void rondo_candidates_row(const struct rondo_op_candidates *op, int64_t row);
+
 struct rondo_basic_kernels {
     rondo_embedding_row *embedding;
     rondo_quantize_row *quantize;
     rondo_swiglu_row *swiglu;
     rondo_argmax_row *argmax;
+    rondo_candidates_row *candidates;
 };
 
 extern const struct rondo_basic_kernels rondo_basic_kernels_ref, rondo_basic_kernels_avx2,

@@ -1,6 +1,7 @@
 /* Kernels of the basic family over a vector of 16 floats: included once by each level, after its
  * vector header. */
 #include "backend_cpu/quantize_kernels.h"
+#include "core/candidates.h"
 #include "core/numbers.h"
 
 /* Elements index .. index + 15 of any floating dtype, the first n of them. */
@@ -92,9 +93,52 @@ static void LEVEL(argmax_row)(const struct rondo_op_argmax *op, int64_t row)
     op->ids[row] = i < n ? (int32_t)i : -1;
 }
 
+/* Mass of the n logits x. */
+static uint64_t mass_of(const float *x, int64_t n, float largest, float temperature)
+{
+    const v16 top = v_set(largest), divisor = v_set(temperature);
+    float weight[16];
+    uint64_t mass = 0;
+    for (int64_t i = 0; i < n; i += 16) {
+        int64_t count = n - i < 16 ? n - i : 16;
+        v16 part = v_load_part(x, RONDO_F32, i, count);
+        v_store(weight, v_exp(v_div(v_sub(part, top), divisor)));
+        for (int64_t j = 0; j < count; j++)
+            mass += rondo_candidate_mass(weight[j]);
+    }
+    return mass;
+}
+
+/* Blocks whose largest value is no candidate are passed over. */
+static void LEVEL(candidates_row)(const struct rondo_op_candidates *op, int64_t row)
+{
+    enum { BLOCK = 64 };
+    const float *x = rondo_tensor_row(&op->x, row);
+    int64_t n = rondo_tensor_columns(&op->x), whole = n / BLOCK * BLOCK;
+    struct rondo_candidates *out = &op->out[row];
+    float temperature = op->sampling[row].temperature;
+    out->count = 0;
+    for (int64_t i = 0; i < whole; i += BLOCK) {
+        v16 largest = v_set(-INFINITY);
+        for (int64_t j = i; j < i + BLOCK; j += 16)
+            largest = v_max(v_load(x + j), largest); /* the second when the first is a NaN */
+        if (out->count == RONDO_CANDIDATES &&
+            !(v_largest(largest) > out->value[RONDO_CANDIDATES - 1]))
+            continue;
+        for (int64_t j = i; j < i + BLOCK; j++)
+            rondo_candidates_offer(out, x[j], (int32_t)j);
+    }
+    for (int64_t i = whole; i < n; i++)
+        rondo_candidates_offer(out, x[i], (int32_t)i);
+    rondo_candidates_close(out);
+    out->mass =
+        rondo_candidates_weigh(out, temperature) ? mass_of(x, n, out->value[0], temperature) : 0;
+}
+
 const struct rondo_basic_kernels LEVEL(rondo_basic_kernels) = {
     .embedding = LEVEL(embedding_row),
     .quantize = LEVEL(quantize_row),
     .swiglu = LEVEL(swiglu_row),
     .argmax = LEVEL(argmax_row),
+    .candidates = LEVEL(candidates_row),
 };

@@ -114,6 +114,8 @@ void rondo_group_tokens_ref(struct rondo_device *device, const struct rondo_op_g
 void rondo_swiglu_ref(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void rondo_combine_ref(struct rondo_device *device, const struct rondo_op_combine *op);
 void rondo_argmax_ref(struct rondo_device *device, const struct rondo_op_argmax *op);
+void rondo_penalize_ref(struct rondo_device *device, const struct rondo_op_penalize *op);
+void rondo_candidates_ref(struct rondo_device *device, const struct rondo_op_candidates *op);
 
 /* The one measure of read bandwidth that benchmarks compare with: bytes per second at which the device's
  * threads read a buffer of `size` bytes once, best of `repeats`. */

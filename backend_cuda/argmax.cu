@@ -1,13 +1,13 @@
 // argmax: the index of the largest value of each row of logits, so that greedy decoding reads back ids only.
 //
-// A value and its index make one 64-bit integer, greater for greater values and, among equals, for lower indices; 0
-// is a NaN, or nothing. Its maximum does not depend on the order of the comparisons. A row is cut into pieces, a
-// block each, whose maxima go to the workspace; a second launch, a warp a row, takes the maximum of the pieces.
+// A row is cut into pieces, a block each, whose largest keys (keys.cuh) go to the workspace; a second launch, a warp a
+// row, takes the largest of the pieces.
 //
 // Bytes of a row of V values: 4 V. One row of 157184: 0.6 MB, floor 0.2 us on an H100, so that the two launches decide:
 // predicted 5 us, where copying the row to the host takes 25 us at PCIe's 25 GB/s and more. 64 rows: 40 MB, floor 12 us,
 // predicted 80 %.
 // Checked under emulation, never run on a device.
+#include "backend_cuda/keys.cuh"
 #include "backend_cuda/rows.cuh"
 
 namespace
@@ -17,27 +17,6 @@ constexpr int THREADS = 256;
 constexpr int AT_ONCE = 4;       // loads of a thread that are in flight
 constexpr int MAX_PIECES = 64;   // of a row
 constexpr int ROWS_AT_ONCE = 64; // of a launch, as the workspace has room for
-
-__device__ __forceinline__ uint64_t key_of(float value, int64_t index)
-{
-    uint32_t bits = f32_bits(value + 0.0f); // -0 and 0 are one
-    uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return value == value ? (uint64_t)ascending << 32 | (0xffffffffu - (uint32_t)index) : 0;
-}
-
-__device__ __forceinline__ uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
-__device__ __forceinline__ uint64_t warp_largest(uint64_t key)
-{
-    for (int mask = WARP_SIZE / 2; mask; mask /= 2) {
-        uint32_t high = WARP_XOR((uint32_t)(key >> 32), mask), low = WARP_XOR((uint32_t)key, mask);
-        key = larger(key, (uint64_t)high << 32 | low);
-    }
-    return key;
-}
 
 template <bool VECTOR>
 __global__ void __launch_bounds__(THREADS)
@@ -61,13 +40,13 @@ __global__ void __launch_bounds__(THREADS)
             }
         }
     }
-    key = warp_largest(key);
+    key = lanes_largest(key, WARP_SIZE);
     if (threadIdx.x % WARP_SIZE == 0)
         of_warp[threadIdx.x / WARP_SIZE] = key;
     __syncthreads();
     if (threadIdx.x < WARP_SIZE) {
         key = threadIdx.x < THREADS / WARP_SIZE ? of_warp[threadIdx.x] : 0;
-        key = warp_largest(key);
+        key = lanes_largest(key, WARP_SIZE);
         if (threadIdx.x == 0)
             largest[blockIdx.y * gridDim.x + blockIdx.x] = key;
     }
@@ -79,9 +58,9 @@ __global__ void __launch_bounds__(WARP_SIZE)
     uint64_t key = 0;
     for (int32_t i = (int32_t)threadIdx.x; i < pieces; i += WARP_SIZE)
         key = larger(key, largest[blockIdx.x * (int64_t)pieces + i]);
-    key = warp_largest(key);
+    key = lanes_largest(key, WARP_SIZE);
     if (threadIdx.x == 0)
-        ids[blockIdx.x] = key ? (int32_t)(0xffffffffu - (uint32_t)key) : -1;
+        ids[blockIdx.x] = key ? key_index(key) : -1;
 }
 
 } // namespace

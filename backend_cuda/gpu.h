@@ -57,6 +57,8 @@ size_t GPU(softmax_attention_workspace)(const struct gpu_device *device,
                                         const struct rondo_limits *limits);
 size_t GPU(moe_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
 size_t GPU(argmax_workspace)(const struct gpu_device *device, const struct rondo_limits *limits);
+size_t GPU(candidates_workspace)(const struct gpu_device *device,
+                                 const struct rondo_limits *limits);
 
 /* ---- one entry per op: launches on device->stream ------------------------------------------------ */
 
@@ -76,6 +78,8 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
 void GPU(swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op);
 void GPU(argmax)(struct rondo_device *device, const struct rondo_op_argmax *op);
+void GPU(penalize)(struct rondo_device *device, const struct rondo_op_penalize *op);
+void GPU(candidates)(struct rondo_device *device, const struct rondo_op_candidates *op);
 
 /* Whether the tensor core kernels that the device runs multiply e4m3. Not so before sm_89, nor where a newer device
  * runs what was compiled for an older one. Loads code: asked once, when the device is opened. */

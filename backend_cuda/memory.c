@@ -200,7 +200,7 @@ static uint64_t workspace_size(struct rondo_device *device, const struct rondo_l
 {
     static workspace_function *const families[] = {
         GPU(gemm_workspace), GPU(linear_attention_workspace), GPU(softmax_attention_workspace),
-        GPU(moe_workspace),  GPU(argmax_workspace),
+        GPU(moe_workspace),  GPU(argmax_workspace),           GPU(candidates_workspace),
     };
     size_t largest = 0;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {

@@ -27,6 +27,8 @@ SLOT(group_tokens)
 SLOT(swiglu)
 SLOT(combine)
 SLOT(argmax)
+SLOT(penalize)
+SLOT(candidates)
 #undef SLOT
 
 /* ---- what can be done ------------------------------------------------------------------------------ */
@@ -119,6 +121,8 @@ void GPU(set_ops)(struct rondo_device *device)
         .swiglu = run_swiglu,
         .combine = run_combine,
         .argmax = run_argmax,
+        .penalize = run_penalize,
+        .candidates = run_candidates,
     };
     device->supports = supports;
     device->fallback = fallback;

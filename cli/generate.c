@@ -151,7 +151,7 @@ static bool is_end(const struct cli_generation *g, int32_t id)
 static int next_token(struct cli_generation *g, int32_t *id, struct rondo_error *error)
 {
     const struct rondo_config *config = rondo_model_config(rondo_context_model(g->context));
-    *id = g->has_best ? g->best : rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
+    *id = g->has_pick ? g->pick : rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
     if (*id < 0)
         return rondo_fail(
             error, RONDO_FAILED,
@@ -187,6 +187,8 @@ static int next_token(struct cli_generation *g, int32_t *id, struct rondo_error 
 static int decode(struct cli_generation *g, struct rondo_error *error)
 {
     size_t max_context = (size_t)rondo_context_settings(g->context)->max_context;
+    bool needs_logits = g->output == CLI_OUTPUT_LOGPROBS;
+    uint64_t rows_read = rondo_sampler_rows_read(g->sampler);
     double start = cli_time();
     struct rondo_device_counts before, after;
     int result = RONDO_OK;
@@ -208,14 +210,16 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
                                           .tokens = &id,
                                           .n = 1,
                                           .logits = RONDO_LOGITS_LAST,
-                                          .out = g->greedy ? NULL : g->logits,
-                                          .best = g->greedy ? &g->best : NULL};
+                                          .out = needs_logits ? g->logits : NULL,
+                                          .best = needs_logits ? NULL : &g->pick,
+                                          .sampler = needs_logits ? NULL : g->sampler};
             result = rondo_context_run(g->context, &item, 1, error);
-            g->has_best = g->greedy;
+            g->has_pick = !needs_logits;
             g->n_runs++;
         }
     }
     g->decode_seconds = cli_time() - start;
+    g->n_rows_read = (size_t)(rondo_sampler_rows_read(g->sampler) - rows_read);
     rondo_device_count(g->device, &after);
     g->decode_counts = (struct rondo_device_counts){
         .kernels = after.kernels - before.kernels,
@@ -227,10 +231,10 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
 int cli_generate(struct cli_generation *g, struct rondo_error *error)
 {
     g->n_prompt = g->n_tokens;
-    g->n_reused = g->n_generated = g->n_runs = g->n_text = g->n_emitted = 0;
+    g->n_reused = g->n_generated = g->n_runs = g->n_rows_read = g->n_text = g->n_emitted = 0;
     g->prompt_seconds = g->decode_seconds = 0;
     g->reason = NULL;
-    g->at_end_token = g->has_best = false;
+    g->at_end_token = g->has_pick = false;
     memset(&g->stream, 0, sizeof g->stream);
     int result = append_text(g, "", 0, error);
     if (!result)
@@ -284,4 +288,7 @@ void cli_generation_print_statistics(const struct cli_generation *g)
         fprintf(stderr, "a decoded token: %.1f kernels, by %.1f calls to the driver\n",
                 (double)g->decode_counts.kernels / (double)g->n_runs,
                 (double)g->decode_counts.submissions / (double)g->n_runs);
+    if (g->n_rows_read && g->decode_counts.kernels)
+        fprintf(stderr, "whole rows of logits that sampling had to read: %zu of %zu\n",
+                g->n_rows_read, g->n_runs);
 }

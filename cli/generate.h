@@ -22,7 +22,6 @@ struct cli_generation {
     enum cli_output output;
     int64_t max_tokens; /* -1: until the context is full */
     size_t chunk;       /* tokens per call while the prompt is read */
-    bool greedy;        /* the sampler takes the largest logit: the others can stay on the device */
     bool ignore_end;    /* go on after end tokens */
     bool special;       /* special tokens are part of the text */
 
@@ -34,14 +33,15 @@ struct cli_generation {
     size_t n_prompt, n_reused, n_generated, n_runs;
     double prompt_seconds, decode_seconds;
     struct rondo_device_counts decode_counts; /* zeros where the device does not count */
+    size_t n_rows_read;                       /* of logits, by the sampler */
     const char *reason;                       /* why it ended, in words */
     bool at_end_token;                        /* the last token is an end token */
     char *text; /* [n_text] bytes generated, without a stop text; a NUL follows */
     size_t n_text, text_capacity;
 
     float *logits; /* [V] */
-    int32_t best;  /* id of the largest of them */
-    bool has_best; /* best is known, and logits are not */
+    int32_t pick;  /* the sampler's from them */
+    bool has_pick; /* pick is known, and logits are not */
     size_t n_emitted;
     struct rondo_utf8_stream stream;
 };

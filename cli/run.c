@@ -324,8 +324,6 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
                                       : CLI_OUTPUT_TEXT,
         .max_tokens = options->max_tokens,
         .chunk = (size_t)options->chunk,
-        .greedy =
-            options->temperature == 0 && options->repetition_penalty == 1 && !options->logprobs,
         .ignore_end = options->ignore_eos,
         .special = options->special,
     };

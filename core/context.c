@@ -1,6 +1,7 @@
 /* A context: a model on a device, with its plan and caches; and the running of batches. */
 #include "core/context.h"
 #include "core/error.h"
+#include "core/sampler.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -108,7 +109,7 @@ static void add_up(const struct rondo_model *model, struct rondo_device *device,
     memory->kv_pages = rondo_cache_kv_bytes(&model->config, &sizes);
     memory->states = rondo_cache_state_bytes(&model->config, &sizes);
     memory->activations = rondo_plan_bytes(plan) + device->workspace_size(device, &plan->limits) +
-                          rondo_run_bytes(settings);
+                          rondo_run_bytes(settings) + rondo_sampling_bytes(settings);
     memory->total = memory->weights + memory->kv_pages + memory->states + memory->activations;
 }
 
@@ -154,10 +155,16 @@ static int create_run(struct rondo_context *context)
     context->run.packed = calloc(rondo_run_bytes(&context->settings), 1);
     context->batch_memory =
         context->device->allocate(context->device, rondo_run_bytes(&context->settings));
+    context->sampling.seen_capacity = rondo_seen_capacity(&context->settings);
+    context->sampling.rows = calloc(rondo_sampling_bytes(&context->settings), 1);
+    context->sampling.candidates = calloc(RONDO_LOGIT_ROWS, sizeof *context->sampling.candidates);
+    context->sampling.memory =
+        context->device->allocate(context->device, rondo_sampling_bytes(&context->settings));
     return !context->sessions || !context->run.token || !context->run.position ||
            !context->run.sequence_of || !context->run.parent || !context->run.logit_row ||
            !context->run.logit_targets || !context->run.sequences || !context->run.page_rows ||
-           !context->run.n_pages || !context->run.packed || !context->batch_memory;
+           !context->run.n_pages || !context->run.packed || !context->batch_memory ||
+           !context->sampling.rows || !context->sampling.candidates || !context->sampling.memory;
 }
 
 static bool is_cpu(const struct rondo_device *device)
@@ -260,6 +267,10 @@ void rondo_context_destroy(struct rondo_context *context)
     rondo_run_release(context);
     if (context->batch_memory)
         context->device->release(context->device, context->batch_memory);
+    if (context->sampling.memory)
+        context->device->release(context->device, context->sampling.memory);
+    free(context->sampling.rows);
+    free(context->sampling.candidates);
     free(context->sessions);
     free(context->run.token);
     free(context->run.position);
@@ -337,6 +348,16 @@ static int check_items(const struct rondo_context *context, const struct rondo_r
         if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out && !item->best)
             return rondo_fail(error, RONDO_USAGE,
                               "item %zu: logits are asked for, and out and best are NULL", i);
+        if (item->sampler && (item->logits != RONDO_LOGITS_LAST || !item->best))
+            return rondo_fail(
+                error, RONDO_USAGE,
+                "item %zu: a sampler is given (want logits of the last token, and best)", i);
+        if (item->sampler &&
+            rondo_sampler_vocabulary(item->sampler) != context->model->config.vocab_size)
+            return rondo_fail(error, RONDO_USAGE,
+                              "item %zu: the sampler has another vocabulary (got %d, want %d)", i,
+                              rondo_sampler_vocabulary(item->sampler),
+                              context->model->config.vocab_size);
         size_t room = (size_t)(context->settings.max_context - item->session->length);
         if (item->n > room)
             return rondo_fail(
@@ -370,7 +391,16 @@ static int32_t logit_targets(const struct rondo_context *context, const struct r
         return (int32_t)n;
     }
     if (item->logits == RONDO_LOGITS_LAST && from + n == item->n) {
-        *targets = (struct rondo_logit_target){item->out, item->best};
+        struct rondo_session *session = item->session;
+        *targets = (struct rondo_logit_target){.logits = item->out, .best = item->best};
+        if (item->sampler && !rondo_sampler_is_greedy(item->sampler)) {
+            /* The tokens become part of the session after the run; the history is all of them. */
+            memmove(session->tokens + session->length, item->tokens + from,
+                    n * sizeof *item->tokens);
+            targets->sampler = item->sampler;
+            targets->history = session->tokens;
+            targets->n_history = (size_t)session->length + n;
+        }
         return 1;
     }
     return 0;

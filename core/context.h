@@ -36,8 +36,14 @@ struct rondo_decode_class {
 /* What is wanted of a row of logits; NULL: not that. */
 struct rondo_logit_target {
     float *logits; /* [V] */
-    int32_t *best; /* [1] id of the largest, see struct rondo_run_item */
+    int32_t *best; /* [1] id of the largest, or what `sampler` picks; see struct rondo_run_item */
+    struct rondo_sampler *sampler;
+    const int32_t *history; /* [n_history] of the sampler; stays until the run is over */
+    size_t n_history;
 };
+
+/* Different ids that are penalised on the device in a row; of more, the row is read. */
+#define RONDO_SEEN_MAX 8192
 
 struct rondo_context {
     struct rondo_model *model;
@@ -64,6 +70,14 @@ struct rondo_context {
         bool recordable;     /* a decoding run in the shape of its class */
     } run;
     void *batch_memory; /* device, [rondo_run_bytes]: all arrays of plan.batch */
+
+    /* How rows of the run are sampled, and what came of a slice of them. */
+    struct {
+        int32_t seen_capacity;       /* seen ids of a row at most; of more, the row is read */
+        struct rondo_sampling *rows; /* [max_batch_tokens], and seen ids of those behind the last */
+        struct rondo_candidates *candidates; /* [RONDO_LOGIT_ROWS] */
+        void *memory;                        /* device, [rondo_sampling_bytes]: as rows */
+    } sampling;
 
     struct rondo_decode_class classes[RONDO_DECODE_CLASSES];
     int32_t n_classes, next_class;
@@ -100,6 +114,18 @@ void rondo_run_layers(struct rondo_context *context);
 /* Makes `n` rows of logits from row `first` of those asked for, in slices; row first + i goes to targets[i]. */
 void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n,
                       const struct rondo_logit_target *targets);
+/* Seen ids of a row that there is room for. */
+int32_t rondo_seen_capacity(const struct rondo_context_options *settings);
+/* Bytes of how the rows of the largest batch are sampled. */
+size_t rondo_sampling_bytes(const struct rondo_context_options *settings);
+/* Copies to the device how `n` rows of logits are to be sampled, if any is. */
+void rondo_sampling_upload(struct rondo_context *context, int32_t n,
+                           const struct rondo_logit_target *targets);
+/* Runs the steps that choose from a slice of `rows` rows of logits, the first of them row `first` of those n, and
+ * gives the targets their ids. */
+void rondo_sampling_run(struct rondo_context *context, int32_t first, int32_t rows,
+                        const struct rondo_logit_target *targets);
+
 /* Waits for the device. Fails when the device has failed or when a check of steps has found something: what
  * the run wrote, caches included, is worth nothing then. */
 int rondo_run_end(struct rondo_context *context, struct rondo_error *error);

@@ -302,6 +302,22 @@ static void check_argmax(struct check *check, const struct rondo_op_argmax *op)
     want(check, op->ids != NULL, "ids", "are missing");
 }
 
+static void check_penalize(struct check *check, const struct rondo_op_penalize *op)
+{
+    want(check, op->x.dtype == RONDO_F32, "x", "is not f32");
+    want_tensor(check, "x", &op->x, op->x.shape[0], op->x.shape[1]);
+    want(check, op->max_seen >= 0, "max_seen", "is negative");
+}
+
+static void check_candidates(struct check *check, const struct rondo_op_candidates *op)
+{
+    want(check, op->x.dtype == RONDO_F32, "x", "is not f32");
+    want_tensor(check, "x", &op->x, op->x.shape[0], op->x.shape[1]);
+    want(check, op->x.shape[1] <= RONDO_MAX_VOCABULARY, "x", "has more than 2^23 columns");
+    want(check, op->out && (uintptr_t)op->out % sizeof(uint64_t) == 0, "out",
+         "is missing or not aligned to 8 bytes");
+}
+
 static void check_accept(struct check *check, const struct rondo_op_accept *op)
 {
     want(check, op->slot >= 0 && op->start >= 0 && op->n >= 0, "slot", "or a count is negative");
@@ -359,6 +375,12 @@ int rondo_op_check(enum rondo_op op, const void *args, const char *label, struct
         break;
     case RONDO_OP_ARGMAX:
         check_argmax(&check, args);
+        break;
+    case RONDO_OP_PENALIZE:
+        check_penalize(&check, args);
+        break;
+    case RONDO_OP_CANDIDATES:
+        check_candidates(&check, args);
         break;
     case RONDO_OP_COUNT:
         want(&check, false, "op", "is unknown");

@@ -319,6 +319,48 @@ struct rondo_op_argmax {
     int32_t *ids;          /* [T] */
 };
 
+/* How a row of logits is sampled, for the two ops below. */
+struct rondo_sampling {
+    int32_t wanted;             /* 0: candidates leaves the row's output alone */
+    float temperature;          /* of the mass; 0: no mass is wanted */
+    float penalty;              /* above 0 */
+    int32_t first_seen, n_seen; /* the row's part of the array of seen ids */
+};
+
+/* For every seen id of row t: x = x > 0 ? x / penalty : x * penalty. The ids of a row differ from each other. Exact.
+ * max_seen is for sizing work from the host: it may be larger than the largest n_seen, never smaller. */
+struct rondo_op_penalize {
+    struct rondo_tensor x;                 /* [T, N] f32, in place */
+    const struct rondo_sampling *sampling; /* [T] */
+    const int32_t *seen;                   /* [first_seen + n_seen of all rows] in 0 .. N - 1 */
+    int32_t max_seen;
+};
+
+/* What the sampler needs of most rows of logits: the largest ones in order, and what the others weigh.
+ *   count  min(numbers of the row, RONDO_CANDIDATES); a NaN is no number, infinities are
+ *   value  the largest values, descending; of equal ones the lower id comes first; -0 is given as 0
+ *   id     theirs; from `count` on, values are -infinity and ids -1
+ *   mass   sum over all numbers of the row of floor(2^40 * exp((x - value[0]) / temperature)), the exponential as
+ *          rondo_exp: an integer, which no order of summing changes. 0 when temperature is 0, when value[0] is
+ *          infinite and when the row has no number
+ * Exact. N is at most 2^23, so that mass stays below 2^63. */
+#define RONDO_CANDIDATES 256
+#define RONDO_MASS_ONE 0x1p40f
+#define RONDO_MAX_VOCABULARY (1 << 23)
+
+struct rondo_candidates {
+    uint64_t mass;
+    int32_t count, padding; /* 0 */
+    float value[RONDO_CANDIDATES];
+    int32_t id[RONDO_CANDIDATES];
+};
+
+struct rondo_op_candidates {
+    struct rondo_tensor x;                 /* [T, N] f32 */
+    const struct rondo_sampling *sampling; /* [T] */
+    struct rondo_candidates *out;          /* [T] */
+};
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 enum rondo_op {
@@ -337,6 +379,8 @@ enum rondo_op {
     RONDO_OP_SWIGLU,
     RONDO_OP_COMBINE,
     RONDO_OP_ARGMAX,
+    RONDO_OP_PENALIZE,
+    RONDO_OP_CANDIDATES,
     RONDO_OP_COUNT
 };
 
@@ -362,6 +406,8 @@ struct rondo_ops {
     void (*swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
     void (*combine)(struct rondo_device *device, const struct rondo_op_combine *op);
     void (*argmax)(struct rondo_device *device, const struct rondo_op_argmax *op);
+    void (*penalize)(struct rondo_device *device, const struct rondo_op_penalize *op);
+    void (*candidates)(struct rondo_device *device, const struct rondo_op_candidates *op);
 };
 
 /* Largest sizes a plan will ask for; a device makes its workspace from them, so that no op allocates. */

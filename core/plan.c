@@ -428,8 +428,32 @@ static void add_embedding(struct builder *b)
     bind(b, step, FIELD(embedding.out), plan->hidden, RONDO_USE_OUT);
 }
 
-/* The last norm and the head run on chosen rows only. The head's input is never quantised. The last step, which
- * takes the best of a row, runs only where that is asked for. */
+/* What may be wanted of logits instead of themselves. Each of these steps runs only where it is asked for, and what
+ * one has made is read after the last. */
+static void add_choices(struct builder *b)
+{
+    struct rondo_plan *plan = b->plan;
+    plan->best = add_value(b, "best", RONDO_I32, RONDO_ROWS_LOGITS, 1);
+    plan->argmax_step = plan->n_steps;
+    struct rondo_step *step = add_step(b, RONDO_OP_ARGMAX, "argmax");
+    bind(b, step, FIELD(argmax.x), plan->logits, RONDO_USE_IN);
+    bind_pointer(b, step, FIELD(argmax.ids), plan->best, RONDO_USE_OUT);
+
+    plan->penalize_step = plan->n_steps;
+    step = add_step(b, RONDO_OP_PENALIZE, "penalize");
+    bind(b, step, FIELD(penalize.x), plan->logits, RONDO_USE_IN_OUT);
+
+    plan->candidates = add_value(b, "candidates", RONDO_I32, RONDO_ROWS_LOGITS,
+                                 (int64_t)(sizeof(struct rondo_candidates) / sizeof(int32_t)));
+    plan->candidates_step = plan->n_steps;
+    step = add_step(b, RONDO_OP_CANDIDATES, "candidates");
+    bind(b, step, FIELD(candidates.x), plan->logits, RONDO_USE_IN);
+    bind_pointer(b, step, FIELD(candidates.out), plan->candidates, RONDO_USE_OUT);
+    if (!plan->out_of_memory)
+        plan->values[plan->best].last = plan->n_steps - 1;
+}
+
+/* The last norm and the head run on chosen rows only. The head's input is never quantised. */
 static void add_logits(struct builder *b)
 {
     struct rondo_plan *plan = b->plan;
@@ -449,10 +473,7 @@ static void add_logits(struct builder *b)
          RONDO_USE_OUT);
     count_product(plan, step, &plan->weights->lm_head, 1);
 
-    plan->best = add_value(b, "best", RONDO_I32, RONDO_ROWS_LOGITS, 1);
-    step = add_step(b, RONDO_OP_ARGMAX, "argmax");
-    bind(b, step, FIELD(argmax.x), plan->logits, RONDO_USE_IN);
-    bind_pointer(b, step, FIELD(argmax.ids), plan->best, RONDO_USE_OUT);
+    add_choices(b);
     /* These steps run once for every slice of rows: what they read outlives what they write. */
     if (!plan->out_of_memory)
         plan->values[plan->hidden].last = plan->n_steps - 1;

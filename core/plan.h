@@ -44,6 +44,8 @@ union rondo_op_args {
     struct rondo_op_swiglu swiglu;
     struct rondo_op_combine combine;
     struct rondo_op_argmax argmax;
+    struct rondo_op_penalize penalize;
+    struct rondo_op_candidates candidates;
 };
 
 enum rondo_use { RONDO_USE_IN, RONDO_USE_OUT, RONDO_USE_IN_OUT };
@@ -98,7 +100,9 @@ struct rondo_plan {
     struct rondo_fusion *fusions; /* [n_fusions] */
     int32_t n_fusions, fusions_capacity;
     int32_t *layer_first; /* [L + 1] first step of a layer; [L] is the first of the logits */
-    int32_t hidden, logits, best; /* values; best: ids that only the last step makes */
+    int32_t hidden, logits, best, candidates; /* values */
+    /* Steps after the logits' that run only where what they make is wanted. */
+    int32_t argmax_step, penalize_step, candidates_step;
     const char *labels[32];
     int32_t n_labels;
     bool out_of_memory;
@@ -112,6 +116,8 @@ struct rondo_plan {
     double *rope_frequency;     /* [rotary_dim / 2] host */
     float *rope_staging;        /* host, one block of rows */
     const int32_t *logit_row;   /* device: batch rows whose logits are asked for; set for a run */
+    const struct rondo_sampling *sampling; /* device: how each of them is sampled; set for a run */
+    const int32_t *seen;                   /* device: ids that are penalised; set for a run */
 
     struct rondo_batch batch; /* what the steps read; filled by the context before a run */
 };

@@ -20,6 +20,8 @@ static const char *const op_names[RONDO_OP_COUNT] = {
     [RONDO_OP_SWIGLU] = "swiglu",
     [RONDO_OP_COMBINE] = "combine",
     [RONDO_OP_ARGMAX] = "argmax",
+    [RONDO_OP_PENALIZE] = "penalize",
+    [RONDO_OP_CANDIDATES] = "candidates",
 };
 
 const char *rondo_op_name(enum rondo_op op)
@@ -73,6 +75,12 @@ void rondo_step_run(const struct rondo_step *step, struct rondo_device *device)
         break;
     case RONDO_OP_ARGMAX:
         ops->argmax(device, &args->argmax);
+        break;
+    case RONDO_OP_PENALIZE:
+        ops->penalize(device, &args->penalize);
+        break;
+    case RONDO_OP_CANDIDATES:
+        ops->candidates(device, &args->candidates);
         break;
     case RONDO_OP_ACCEPT: /* not a step of a plan */
     case RONDO_OP_COUNT:

@@ -327,6 +327,8 @@ RONDO_API const int32_t *rondo_session_tokens(const struct rondo_session *sessio
 /* Which rows of logits a run computes. */
 enum rondo_logits { RONDO_LOGITS_NONE, RONDO_LOGITS_LAST, RONDO_LOGITS_ALL };
 
+struct rondo_sampler; /* see below */
+
 /* One session's part of a run: `n` tokens appended to what the session holds. */
 struct rondo_run_item {
     struct rondo_session *session;
@@ -335,10 +337,14 @@ struct rondo_run_item {
     enum rondo_logits logits;
     float *out;    /* LAST: [V]; ALL: [n, V]; may be NULL with NONE, or with `best` */
     int32_t *best; /* LAST: [1]; ALL: [n]; NULL: not wanted. See below */
+    struct rondo_sampler *sampler; /* with LAST and `best` only; NULL: greedy */
 };
 
-/* `best` is what greedy sampling takes of each row of logits: the id of the largest, the lowest one of equals, -1
- * when none is a number. Without `out` the logits stay on the device.
+/* `best` is what the sampler picks of the last row of logits, where the history is what the session holds after the
+ * run: what rondo_sampler_pick would. Without a sampler it is what greedy sampling takes of each row: the id of the
+ * largest, the lowest one of equals. -1 when no logit is a number. Without `out` the logits stay on the device (see
+ * rondo_sampler_rows_read). Of items that share a sampler the first picks first. After a run that failed, draws may
+ * have been used.
  *
  * Appends tokens to several sessions at once, each session at most once. Any mix of prompts, pieces of
  * prompts and single tokens is the same call. The numbers of a session do not depend on the other
@@ -424,6 +430,10 @@ RONDO_API void rondo_sampler_destroy(struct rondo_sampler *sampler);
  * Returns -1 when no logit is a number. */
 RONDO_API int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
                                      const int32_t *history, size_t n_history);
+
+/* How often rondo_context_run had to read a whole row of logits from the device for a pick, because the largest 256 of
+ * them and the sum over all did not decide it, or because more than 8192 different ids were penalised. */
+RONDO_API uint64_t rondo_sampler_rows_read(const struct rondo_sampler *sampler);
 
 /* log softmax(logits)[token] in double precision, before any sampling option. */
 RONDO_API double rondo_log_probability(const float *logits, int32_t vocab_size, int32_t token);

@@ -314,42 +314,27 @@ void rondo_run_layers(struct rondo_context *context)
         rondo_run_steps(context, 0, end);
 }
 
-/* Copies a slice of rows to where they are wanted. */
-static void read_logits(struct rondo_context *context, int32_t rows, bool best,
-                        const struct rondo_logit_target *targets)
-{
-    const struct rondo_plan *plan = &context->plan;
-    struct rondo_device *device = context->device;
-    const char *logits = plan->values[plan->logits].data;
-    size_t row_size = (size_t)plan->config->vocab_size * sizeof(float);
-    int32_t ids[RONDO_LOGIT_ROWS];
-    for (int32_t i = 0; i < rows; i++) {
-        if (targets[i].logits)
-            device->read(device, targets[i].logits, logits + (size_t)i * row_size, row_size);
-    }
-    if (best)
-        device->read(device, ids, plan->values[plan->best].data, (size_t)rows * sizeof *ids);
-    for (int32_t i = 0; i < rows; i++) {
-        if (targets[i].best)
-            *targets[i].best = ids[i];
-    }
-}
-
 void rondo_run_logits(struct rondo_context *context, int32_t first_row, int32_t n,
                       const struct rondo_logit_target *targets)
 {
     struct rondo_plan *plan = &context->plan;
+    struct rondo_device *device = context->device;
     int32_t first = plan->layer_first[plan->config->num_hidden_layers];
+    size_t row_size = (size_t)plan->config->vocab_size * sizeof(float);
+    const char *logits = plan->values[plan->logits].data;
+    rondo_sampling_upload(context, n, targets);
     for (int32_t done = 0; done < n;) {
         int32_t rows = n - done < plan->logit_rows ? n - done : plan->logit_rows;
-        bool best = false;
-        for (int32_t i = 0; i < rows; i++)
-            best |= targets[done + i].best != NULL;
         plan->steps[first].args.rmsnorm.rows = plan->logit_row + first_row + done;
         context->run.first_logit = first_row + done;
         rondo_plan_set_rows(plan, first, plan->n_steps, context->run.rows, rows);
-        rondo_run_steps(context, first, plan->n_steps - !best);
-        read_logits(context, rows, best, targets + done);
+        rondo_run_steps(context, first, plan->argmax_step);
+        for (int32_t i = 0; i < rows; i++) {
+            if (targets[done + i].logits)
+                device->read(device, targets[done + i].logits, logits + (size_t)i * row_size,
+                             row_size);
+        }
+        rondo_sampling_run(context, done, rows, targets + done);
         done += rows;
     }
 }

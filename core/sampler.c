@@ -1,26 +1,33 @@
 /* Sampling: repetition penalty, temperature, top-k, top-p, min-p and a seeded pick, in this order.
  *
- * The same logits, options and seed give the same tokens on every machine: exponentials are rondo_exp, sums
- * are taken in a fixed order in double, and ties go to the lower id. */
+ * Ids are ranked by their logits, ties to the lower id. top-k, top-p and min-p each leave the first ids of the ranking,
+ * and the pick is the first of them at which the cumulated mass passes a drawn share of the mass that is left. Hence
+ * the largest logits are mostly all it takes, and the mass of all ids (struct rondo_candidates); what they do not
+ * decide is picked from the whole row, to the same result.
+ *
+ * The same logits, options and seed give the same tokens on every machine: exponentials are rondo_exp, and masses
+ * are integers, so that the order of their sums is nothing. */
+#include "core/sampler.h"
+#include "core/candidates.h"
 #include "core/error.h"
-#include "core/numbers.h"
 
 #include <stdlib.h>
 
-/* Candidates are ranked by one integer: a key that orders floats, descending, then the id, ascending. */
+/* Ranked by one integer: a key that orders floats, descending, then the id, ascending. */
 struct candidate {
     uint64_t rank;
-    double probability;
+    float weight; /* exp((logit - largest) / temperature) */
 };
 
 struct rondo_sampler {
     struct rondo_sampler_options options;
     int32_t vocab_size;
     uint64_t picks;               /* so far: the n-th pick has the n-th number of the seed */
-    float *logits;                /* [V] after penalty and temperature */
-    float *probability;           /* [V] unnormalised */
-    struct candidate *candidates; /* [V] */
-    uint8_t *seen;                /* [V] */
+    uint64_t rows;                /* of picks that took the whole row, which a device had to give */
+    float *logits;                /* [V] after penalty */
+    struct candidate *candidates; /* [V], or RONDO_CANDIDATES if that is more */
+    uint8_t *seen;                /* [V] zeros between calls */
+    int32_t *seen_ids;            /* [V] */
 };
 
 void rondo_sampler_defaults(struct rondo_sampler_options *options)
@@ -63,25 +70,25 @@ struct rondo_sampler *rondo_sampler_create(int32_t vocab_size,
                                            const struct rondo_sampler_options *options,
                                            struct rondo_error *error)
 {
-    if (vocab_size < 1) {
-        rondo_fail(error, RONDO_USAGE, "vocab_size: out of range (got %d, want 1 or more)",
-                   vocab_size);
+    if (vocab_size < 1 || vocab_size > RONDO_MAX_VOCABULARY) {
+        rondo_fail(error, RONDO_USAGE, "vocab_size: out of range (got %d, want 1 to %d)",
+                   vocab_size, RONDO_MAX_VOCABULARY);
         return NULL;
     }
     if (check_options(options, error))
         return NULL;
-    size_t V = (size_t)vocab_size;
+    size_t V = (size_t)vocab_size, room = V > RONDO_CANDIDATES ? V : RONDO_CANDIDATES;
     struct rondo_sampler *sampler = calloc(1, sizeof *sampler);
     if (sampler) {
         sampler->options = *options;
         sampler->vocab_size = vocab_size;
         sampler->logits = calloc(V, sizeof *sampler->logits);
-        sampler->probability = calloc(V, sizeof *sampler->probability);
-        sampler->candidates = calloc(V, sizeof *sampler->candidates);
+        sampler->candidates = calloc(room, sizeof *sampler->candidates);
         sampler->seen = calloc(V, sizeof *sampler->seen);
+        sampler->seen_ids = calloc(V, sizeof *sampler->seen_ids);
     }
-    if (!sampler || !sampler->logits || !sampler->probability || !sampler->candidates ||
-        !sampler->seen) {
+    if (!sampler || !sampler->logits || !sampler->candidates || !sampler->seen ||
+        !sampler->seen_ids) {
         rondo_sampler_destroy(sampler);
         rondo_fail(error, RONDO_FAILED, "out of memory for sampling over %d tokens", vocab_size);
         return NULL;
@@ -94,30 +101,31 @@ void rondo_sampler_destroy(struct rondo_sampler *sampler)
     if (!sampler)
         return;
     free(sampler->logits);
-    free(sampler->probability);
     free(sampler->candidates);
     free(sampler->seen);
+    free(sampler->seen_ids);
     free(sampler);
 }
 
-/* ---- steps of a pick -------------------------------------------------------------------------- */
-
-/* The n-th number of a seed in [0, 1): splitmix64 of a counter, its upper 53 bits. */
-static double uniform(uint64_t seed, uint64_t n)
+int32_t rondo_sampler_vocabulary(const struct rondo_sampler *sampler)
 {
-    uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
+    return sampler->vocab_size;
 }
 
-static void penalize(struct rondo_sampler *sampler, const int32_t *history, size_t n)
+uint64_t rondo_sampler_rows_read(const struct rondo_sampler *sampler)
 {
-    float penalty = sampler->options.repetition_penalty;
+    return sampler->rows;
+}
+
+/* ---- penalty ---------------------------------------------------------------------------------- */
+
+int32_t rondo_sampler_seen(struct rondo_sampler *sampler, const int32_t *history, size_t n,
+                           int32_t *ids, int32_t capacity)
+{
     size_t window = (size_t)sampler->options.repetition_window, first = 0;
-    if (penalty == 1.0f)
-        return;
+    int32_t count = 0;
+    if (sampler->options.repetition_penalty == 1.0f)
+        return 0;
     if (window && n > window)
         first = n - window;
     for (size_t i = first; i < n; i++) {
@@ -125,25 +133,27 @@ static void penalize(struct rondo_sampler *sampler, const int32_t *history, size
         if (id < 0 || id >= sampler->vocab_size || sampler->seen[id])
             continue;
         sampler->seen[id] = 1;
-        sampler->logits[id] =
-            sampler->logits[id] > 0 ? sampler->logits[id] / penalty : sampler->logits[id] * penalty;
+        if (count < capacity)
+            ids[count] = id;
+        count++;
     }
     for (size_t i = first; i < n; i++) {
         if (history[i] >= 0 && history[i] < sampler->vocab_size)
             sampler->seen[history[i]] = 0;
     }
+    return count <= capacity ? count : -1;
 }
 
-/* Id of the largest logit, the lowest one of equals; -1 when all are NaN. */
-static int32_t largest(const float *logits, int32_t n)
+static void penalize(struct rondo_sampler *sampler, const int32_t *history, size_t n)
 {
-    int32_t best = -1;
-    for (int32_t i = 0; i < n; i++) {
-        if (logits[i] == logits[i] && (best < 0 || logits[i] > logits[best]))
-            best = i;
-    }
-    return best;
+    int32_t *ids = sampler->seen_ids;
+    int32_t count = rondo_sampler_seen(sampler, history, n, ids, sampler->vocab_size);
+    for (int32_t i = 0; i < count; i++)
+        sampler->logits[ids[i]] =
+            rondo_penalize(sampler->logits[ids[i]], sampler->options.repetition_penalty);
 }
+
+/* ---- ranking ---------------------------------------------------------------------------------- */
 
 /* Larger floats have smaller keys; of equal ones the lower id ranks first. */
 static uint64_t rank_of(float value, int32_t id)
@@ -203,95 +213,218 @@ static void sort(struct candidate *c, size_t n)
     }
 }
 
-/* Unnormalised probabilities of every id, and their sum; NaN and -inf have none. */
-static double exponentials(struct rondo_sampler *sampler)
-{
-    double sum = 0;
-    for (int32_t i = 0; i < sampler->vocab_size; i++) {
-        float x = sampler->logits[i];
-        float p = x >= RONDO_EXP_LOW ? rondo_exp(x) : 0.0f; /* false for NaN */
-        sampler->probability[i] = p;
-        sum += p;
-    }
-    return sum;
-}
+/* Ids of a row by rank, the first `sorted` of them in their places. */
+struct ranking {
+    struct candidate *c;
+    size_t n, sorted;
+    bool is_whole;  /* all ids of the row that weigh anything are here; else there may be more */
+    uint64_t total; /* mass of the whole row, where all ids count */
+};
 
-/* Cuts the ranked candidates after the first whose cumulated probability reaches top_p. `sum` is that of all
- * candidates. Sorts a growing head only: a nucleus is usually small. */
-static size_t cut_nucleus(struct candidate *c, size_t n, double sum, double top_p)
+/* The one of rank i < n. Sorts a growing head only: few are looked at, mostly. */
+static const struct candidate *ranked(struct ranking *ranking, size_t i)
 {
-    double cumulated = 0;
-    size_t done = 0;
-    for (size_t head = 256;; head *= 8) {
+    while (i >= ranking->sorted) {
+        size_t done = ranking->sorted, n = ranking->n, head = done ? done * 8 : 256;
         head = head < n ? head : n;
         if (head < n)
-            select_first(c + done, n - done, head - done);
-        sort(c + done, head - done);
-        for (; done < head; done++) {
-            cumulated += c[done].probability;
-            if (cumulated >= top_p * sum)
-                return done + 1;
-        }
-        if (head == n)
-            return n;
+            select_first(ranking->c + done, n - done, head - done);
+        sort(ranking->c + done, head - done);
+        ranking->sorted = head;
     }
+    return &ranking->c[i];
 }
 
-static int32_t pick_candidate(const struct candidate *c, size_t n, double target)
+/* ---- the pick --------------------------------------------------------------------------------- */
+
+/* The n-th number of a seed in [0, 1): splitmix64 of a counter, its upper 53 bits. */
+static double uniform(uint64_t seed, uint64_t n)
 {
-    double sum = 0, cumulated = 0;
+    uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return (double)(z >> 11) * 0x1p-53;
+}
+
+/* Whether the pick needs the mass of all ids: when nothing but their mass cuts the ranking. */
+static bool needs_total(const struct rondo_sampler_options *o)
+{
+    return o->temperature > 0 && o->top_k == 0 && (o->top_p < 1 || o->min_p == 0);
+}
+
+static uint64_t mass_of_first(struct ranking *ranking, size_t n)
+{
+    uint64_t mass = 0;
     for (size_t i = 0; i < n; i++)
-        sum += c[i].probability;
-    for (size_t i = 0; i + 1 < n; i++) {
-        cumulated += c[i].probability;
-        if (target * sum < cumulated)
-            return (int32_t)(uint32_t)c[i].rank;
+        mass += rondo_candidate_mass(ranked(ranking, i)->weight);
+    return mass;
+}
+
+/* What top-k, top-p and min-p leave: *keep first ids of the ranking and their mass. False: that can not be said without
+ * the rest of the row. */
+static bool cut(struct ranking *ranking, const struct rondo_sampler_options *o, size_t *keep,
+                uint64_t *left)
+{
+    size_t n = ranking->n;
+    bool is_end = ranking->is_whole; /* nothing follows the first n */
+    uint64_t sum = ranking->total;   /* of what top-p takes its share */
+    double share = INFINITY;
+    if (o->top_k > 0) {
+        if ((size_t)o->top_k <= n) {
+            n = (size_t)o->top_k;
+            is_end = true;
+        }
+        sum = 0;
     }
-    return (int32_t)(uint32_t)c[n - 1].rank;
+    if (o->top_p < 1) {
+        if (o->top_k > 0 && !is_end)
+            return false;
+        sum = o->top_k > 0 ? mass_of_first(ranking, n) : sum;
+        share = (double)o->top_p * (double)sum;
+    }
+    *left = 0;
+    for (*keep = 0; *keep < n; ++*keep) {
+        float weight = ranked(ranking, *keep)->weight;
+        uint64_t mass = rondo_candidate_mass(weight);
+        if (weight < o->min_p || mass == 0 || (double)*left >= share)
+            return true;
+        *left += mass;
+    }
+    return is_end || (double)*left >= share;
+}
+
+/* The first id at which the cumulated mass passes `draw` of [0, 1) of what is left; false as cut. */
+static bool draw_from(struct ranking *ranking, const struct rondo_sampler_options *o, double draw,
+                      int32_t *id)
+{
+    size_t keep = ranking->n;
+    uint64_t left = ranking->total, cumulated = 0;
+    bool is_cut = o->top_k > 0 || o->top_p < 1 || o->min_p > 0;
+    if (is_cut && !cut(ranking, o, &keep, &left))
+        return false;
+    double target = draw * (double)left;
+    for (size_t i = 0; i < keep; i++) {
+        const struct candidate *c = ranked(ranking, i);
+        cumulated += rondo_candidate_mass(c->weight);
+        *id = (int32_t)(uint32_t)c->rank;
+        if (target < (double)cumulated)
+            return true;
+    }
+    return is_cut || ranking->is_whole;
+}
+
+bool rondo_sampler_is_greedy(const struct rondo_sampler *sampler)
+{
+    return sampler->options.temperature == 0 && sampler->options.repetition_penalty == 1.0f;
+}
+
+struct rondo_sampling rondo_sampler_sampling(const struct rondo_sampler *sampler)
+{
+    const struct rondo_sampler_options *o = &sampler->options;
+    return (struct rondo_sampling){.wanted = 1,
+                                   .temperature = needs_total(o) ? o->temperature : 0,
+                                   .penalty = o->repetition_penalty};
+}
+
+/* Whether the largest logit is the pick: an infinite one leaves nothing to weigh. */
+static bool takes_largest(const struct rondo_sampler_options *o, float largest)
+{
+    return o->temperature == 0 || o->top_k == 1 || !isfinite(largest);
+}
+
+bool rondo_sampler_pick_candidates(struct rondo_sampler *sampler,
+                                   const struct rondo_candidates *candidates, int32_t *id)
+{
+    const struct rondo_sampler_options *o = &sampler->options;
+    int32_t count = candidates->count < RONDO_CANDIDATES ? candidates->count : RONDO_CANDIDATES;
+    float largest = candidates->value[0];
+    *id = count > 0 ? candidates->id[0] : -1;
+    if (count > 0 && !takes_largest(o, largest)) {
+        struct ranking ranking = {.c = sampler->candidates,
+                                  .n = (size_t)count,
+                                  .sorted = (size_t)count,
+                                  .is_whole = count < RONDO_CANDIDATES ||
+                                              sampler->vocab_size <= RONDO_CANDIDATES,
+                                  .total = candidates->mass};
+        for (int32_t i = 0; i < count; i++)
+            ranking.c[i] = (struct candidate){
+                .rank = rank_of(candidates->value[i], candidates->id[i]),
+                .weight = rondo_candidate_weight(candidates->value[i], largest, o->temperature)};
+        if (!draw_from(&ranking, o, uniform(o->seed, sampler->picks), id))
+            return false;
+    }
+    sampler->picks++;
+    return true;
+}
+
+/* ---- whole rows ------------------------------------------------------------------------------- */
+
+/* Id of the largest logit, the lowest one of equals; -1 when all are NaN. */
+static int32_t largest_of(const float *logits, int32_t n)
+{
+    int32_t best = -1;
+    for (int32_t i = 0; i < n; i++) {
+        if (logits[i] == logits[i] && (best < 0 || logits[i] > logits[best]))
+            best = i;
+    }
+    return best;
+}
+
+/* Below this no weight has a mass. Half of the least that has one: neighbours that rounding puts out of order there
+ * are both ranked. */
+#define LEAST_WEIGHT (0.5f / RONDO_MASS_ONE)
+
+/* The pick from sampler->logits, after penalty. */
+static int32_t pick_row(struct rondo_sampler *sampler)
+{
+    const struct rondo_sampler_options *o = &sampler->options;
+    double draw = uniform(o->seed, sampler->picks++);
+    int32_t id = largest_of(sampler->logits, sampler->vocab_size);
+    if (id < 0 || takes_largest(o, sampler->logits[id]))
+        return id;
+    struct ranking ranking = {.c = sampler->candidates, .is_whole = true};
+    float largest = sampler->logits[id];
+    for (int32_t i = 0; i < sampler->vocab_size; i++) {
+        float weight = rondo_candidate_weight(sampler->logits[i], largest, o->temperature);
+        uint64_t mass = rondo_candidate_mass(weight);
+        ranking.total += mass;
+        if (weight >= LEAST_WEIGHT)
+            ranking.c[ranking.n++] =
+                (struct candidate){.rank = rank_of(sampler->logits[i], i), .weight = weight};
+    }
+    draw_from(&ranking, o, draw, &id);
+    return id;
+}
+
+float *rondo_sampler_row(struct rondo_sampler *sampler)
+{
+    return sampler->logits;
+}
+
+int32_t rondo_sampler_pick_row(struct rondo_sampler *sampler, const int32_t *history, size_t n)
+{
+    if (history)
+        penalize(sampler, history, n);
+    sampler->rows++;
+    return pick_row(sampler);
 }
 
 int32_t rondo_sampler_pick(struct rondo_sampler *sampler, const float *logits,
                            const int32_t *history, size_t n_history)
 {
-    const struct rondo_sampler_options *o = &sampler->options;
-    int32_t V = sampler->vocab_size;
-    memcpy(sampler->logits, logits, (size_t)V * sizeof *logits);
+    struct rondo_candidates candidates;
+    int32_t id;
+    memcpy(sampler->logits, logits, (size_t)sampler->vocab_size * sizeof *logits);
     penalize(sampler, history, n_history);
-    double target = uniform(o->seed, sampler->picks++);
-    int32_t best = largest(sampler->logits, V);
-    if (best < 0 || o->temperature == 0 || o->top_k == 1)
-        return best;
-    float max = sampler->logits[best];
-    if (max - max != 0)
-        return best; /* an infinite logit leaves nothing to weigh */
-
-    for (int32_t i = 0; i < V; i++)
-        sampler->logits[i] = (sampler->logits[i] - max) / o->temperature;
-    double sum = exponentials(sampler);
-    size_t n = 0;
-    float least = o->min_p; /* the largest probability is 1 here */
-    for (int32_t i = 0; i < V; i++) {
-        float p = sampler->probability[i];
-        if (p > 0 && p >= least)
-            sampler->candidates[n++] =
-                (struct candidate){.rank = rank_of(sampler->logits[i], i), .probability = p};
-    }
-    if (o->top_k > 0 && (size_t)o->top_k < n) {
-        select_first(sampler->candidates, n, (size_t)o->top_k);
-        n = (size_t)o->top_k;
-        sort(sampler->candidates, n);
-        sum = 0;
-        for (size_t i = 0; i < n; i++)
-            sum += sampler->candidates[i].probability;
-    }
-    if (o->top_p < 1)
-        n = cut_nucleus(sampler->candidates, n, sum, o->top_p);
-    return pick_candidate(sampler->candidates, n, target);
+    rondo_candidates_take(&candidates, sampler->logits, sampler->vocab_size,
+                          rondo_sampler_sampling(sampler).temperature);
+    return rondo_sampler_pick_candidates(sampler, &candidates, &id) ? id : pick_row(sampler);
 }
 
 double rondo_log_probability(const float *logits, int32_t vocab_size, int32_t token)
 {
-    int32_t best = largest(logits, vocab_size);
+    int32_t best = largest_of(logits, vocab_size);
     if (best < 0 || token < 0 || token >= vocab_size || logits[token] != logits[token])
         return -INFINITY;
     if (isinf(logits[best]))

@@ -1,5 +1,6 @@
-/* Reference of the basic family: embedding, quantize, swiglu, argmax. Orders stand in core/ops.h. */
+/* Reference of the basic family: embedding, quantize, swiglu, argmax, penalize, candidates. Orders stand in core/ops.h. */
 #include "backend_cpu/basic.h"
+#include "core/candidates.h"
 #include "core/numbers.h"
 
 static void embedding_row_ref(const struct rondo_op_embedding *op, int64_t token)
@@ -89,9 +90,35 @@ void rondo_argmax_ref(struct rondo_device *device, const struct rondo_op_argmax 
         argmax_row_ref(op, row);
 }
 
+void rondo_penalize_ref(struct rondo_device *device, const struct rondo_op_penalize *op)
+{
+    for (int64_t row = 0; row < rondo_tensor_rows(&op->x); row++) {
+        const struct rondo_sampling *sampling = &op->sampling[row];
+        const int32_t *seen = op->seen + sampling->first_seen;
+        float *x = rondo_tensor_row(&op->x, row);
+        for (int32_t i = 0; i < sampling->n_seen; i++)
+            x[seen[i]] = rondo_penalize(x[seen[i]], sampling->penalty);
+    }
+}
+
+static void candidates_row_ref(const struct rondo_op_candidates *op, int64_t row)
+{
+    rondo_candidates_take(&op->out[row], rondo_tensor_row(&op->x, row),
+                          (int32_t)rondo_tensor_columns(&op->x), op->sampling[row].temperature);
+}
+
+void rondo_candidates_ref(struct rondo_device *device, const struct rondo_op_candidates *op)
+{
+    for (int64_t row = 0; row < rondo_tensor_rows(&op->x); row++) {
+        if (op->sampling[row].wanted)
+            candidates_row_ref(op, row);
+    }
+}
+
 const struct rondo_basic_kernels rondo_basic_kernels_ref = {
     .embedding = embedding_row_ref,
     .quantize = quantize_row_ref,
     .swiglu = swiglu_row_ref,
     .argmax = argmax_row_ref,
+    .candidates = candidates_row_ref,
 };

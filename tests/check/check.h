@@ -53,7 +53,7 @@ struct check_family {
 };
 
 extern const struct check_family check_family_attention, check_family_basic, check_family_gemm,
-    check_family_moe, check_family_norm;
+    check_family_moe, check_family_norm, check_family_sampling;
 
 void check_case(struct check *check, const char *format, ...) RONDO_PRINTF(2, 3);
 

@@ -15,7 +15,7 @@
 /* One line for each check_FAMILY.c. */
 static const struct check_family *const families[] = {
     &check_family_attention, &check_family_basic, &check_family_gemm,
-    &check_family_moe,       &check_family_norm,
+    &check_family_moe,       &check_family_norm,  &check_family_sampling,
 };
 #define FAMILIES (sizeof families / sizeof families[0])
 
@@ -130,6 +130,12 @@ void check_call(struct rondo_device *device, enum rondo_op op, const void *argum
         break;
     case RONDO_OP_ARGMAX:
         ops->argmax(device, arguments);
+        break;
+    case RONDO_OP_PENALIZE:
+        ops->penalize(device, arguments);
+        break;
+    case RONDO_OP_CANDIDATES:
+        ops->candidates(device, arguments);
         break;
     case RONDO_OP_COUNT:
         break;

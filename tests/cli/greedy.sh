@@ -1,6 +1,6 @@
 #!/bin/sh
-# Greedy decoding takes the best token where the logits are: the ids are those that a sampler on the host takes of
-# the same logits, and in mode f32 those of the reference.
+# Greedy decoding takes the best token where the logits are: the ids are those of sampling with --top-k 1, and in mode
+# f32 those of the reference.
 #
 #   greedy.sh RONDO FIXTURES DEVICE
 . "$(dirname "$0")/lib.sh"
@@ -25,7 +25,7 @@ for model in base-bf16 fp8-block head-dim-128; do
         ids best $model $mode "$device"
         ids sampled $model $mode "$device" --temperature 1 --top-k 1
         [ "$(tr , '\n' <"$work/best" | wc -l)" = 16 ] || fail "$model, $mode: not 16 ids"
-        cmp -s "$work/best" "$work/sampled" || fail "$model, $mode: other ids than a sampler on the host takes"
+        cmp -s "$work/best" "$work/sampled" || fail "$model, $mode: other ids than sampling with --top-k 1 takes"
     done
     ids best $model f32 "$device"
     ids reference $model f32 cpu:ref

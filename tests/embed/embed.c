@@ -21,7 +21,7 @@ static float *next(struct rondo_context *context, struct rondo_session *session,
 {
     const struct rondo_config *config = rondo_model_config(rondo_context_model(context));
     float *logits = calloc((size_t)config->vocab_size, sizeof *logits);
-    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, logits, NULL};
+    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, logits, NULL, NULL};
     if (!logits || rondo_context_run(context, &item, 1, &error) != RONDO_OK)
         exit(fail("run"));
     return logits;

@@ -37,8 +37,8 @@ bool accuracy_run(const struct fixture *fixture, size_t n_generated, struct rond
     struct rondo_context *context = rondo_context_create(model, device, &options, error);
     struct rondo_session *session = context ? rondo_session_create(context, error) : NULL;
     bool done = session;
-    struct rondo_run_item item = {session,          fixture->tokens, fixture->n_tokens,
-                                  RONDO_LOGITS_ALL, logits,          NULL};
+    struct rondo_run_item item = {
+        session, fixture->tokens, fixture->n_tokens, RONDO_LOGITS_ALL, logits, NULL, NULL};
     done = done && rondo_context_run(context, &item, 1, error) == RONDO_OK;
     for (size_t i = 0; done && i < n_generated; i++) {
         item.tokens = fixture->generated + i;

@@ -87,9 +87,15 @@ static long count_run(struct rondo_context *context, struct rondo_session *sessi
     long before = atomic_load(&allocations);
     must(!rondo_session_sync(session, tokens, 100, logits, NULL, &error), "sync");
     for (int i = 0; i < 100; i++) {
-        int32_t next = rondo_sampler_pick(sampler, logits, rondo_session_tokens(session),
-                                          rondo_session_length(session));
-        struct rondo_run_item item = {session, &next, 1, RONDO_LOGITS_LAST, logits, NULL};
+        int32_t picked, next = rondo_sampler_pick(sampler, logits, rondo_session_tokens(session),
+                                                  rondo_session_length(session));
+        struct rondo_run_item item = {session,
+                                      &next,
+                                      1,
+                                      RONDO_LOGITS_LAST,
+                                      logits,
+                                      i % 2 ? &picked : NULL,
+                                      i % 2 ? sampler : NULL};
         must(!rondo_context_run(context, &item, 1, &error), "run");
     }
     for (int i = 0; i < 25; i++) {

@@ -1,5 +1,6 @@
 /* A session's logits do not depend on how its tokens are cut into calls, what else is in the batch, which
  * slot it has, or the number of threads. */
+#include "core/context.h"
 #include "tests/model/expect.h"
 #include "tests/model/properties.h"
 
@@ -32,8 +33,8 @@ void property_split(struct lab *lab)
             piece = 1 + lab_random(lab, largest[lab_random(lab, 4)]);
             piece = piece > n - done ? n - done : piece;
             enum rondo_logits kind = (enum rondo_logits)lab_random(lab, 3);
-            struct rondo_run_item item = {session, tokens + done,     piece,
-                                          kind,    kind ? got : NULL, NULL};
+            struct rondo_run_item item = {session,           tokens + done, piece, kind,
+                                          kind ? got : NULL, NULL,          NULL};
             MUST(lab, !rondo_context_run(context, &item, 1, &error));
             if (kind == RONDO_LOGITS_ALL)
                 lab_compare(lab, "all rows of a piece", got, want + done * lab->vocab_size, piece);
@@ -94,7 +95,7 @@ static size_t run_some(struct lab *lab, struct rondo_context *context, struct ba
             continue;
         float *out = item->got + item->done * lab->vocab_size;
         items[n_items++] = (struct rondo_run_item){
-            item->session, item->tokens + item->done, piece, RONDO_LOGITS_ALL, out, NULL};
+            item->session, item->tokens + item->done, piece, RONDO_LOGITS_ALL, out, NULL, NULL};
         item->done += piece;
     }
     MUST(lab, !rondo_context_run(context, items, n_items, &error));
@@ -228,7 +229,8 @@ void property_best(struct lab *lab)
                                            N,
                                            RONDO_LOGITS_ALL,
                                            i == 1 ? NULL : got[i],
-                                           i == 0 ? NULL : best[i]};
+                                           i == 0 ? NULL : best[i],
+                                           NULL};
     }
     MUST(lab, !rondo_context_run(context, items, 3, &error));
     lab_compare(lab, "logits beside ids", got[0], want[0], N);
@@ -244,5 +246,78 @@ void property_best(struct lab *lab)
         free(want[i]);
         free(got[i]);
     }
+    rondo_context_destroy(context);
+}
+
+/* Five sessions in one run: four sample in ways of their own, one of them penalises more ids than there is room for,
+ * and one takes the best. Prompts that are cut into several runs, then tokens one by one. */
+void property_sampled(struct lab *lab)
+{
+    enum { ROUNDS = 4, N = 80 };
+    static const struct rondo_sampler_options ways[SESSIONS - 1] = {
+        {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 3},
+        {.temperature = 2, .top_k = 20, .top_p = 0.8f, .repetition_penalty = 1.3f, .seed = 4},
+        {.temperature = 3,
+         .top_p = 1,
+         .min_p = 0.1f,
+         .repetition_penalty = 0.7f,
+         .repetition_window = 5},
+        {.top_p = 1, .repetition_penalty = 5},
+    };
+    int32_t tokens[SESSIONS][N + ROUNDS];
+    size_t V = lab->vocab_size, prompt[SESSIONS];
+    struct rondo_context_options options = lab_options(lab);
+    options.max_sessions = SESSIONS;
+    options.max_batch_tokens = 64;
+    struct rondo_context *context = lab_context(lab, &options);
+    context->sampling.seen_capacity = 12;
+    struct rondo_sampler *samplers[SESSIONS] = {NULL};
+    struct rondo_run_item items[SESSIONS];
+    float *beside = malloc(ROUNDS * V * sizeof *beside);
+    for (int i = 0; i < SESSIONS; i++) {
+        prompt[i] = N - 7 * (size_t)i;
+        lab_random_tokens(lab, tokens[i], prompt[i]);
+        if (i < SESSIONS - 1)
+            samplers[i] = rondo_sampler_create((int32_t)V, &ways[i], NULL);
+        items[i] = (struct rondo_run_item){.session = lab_session(lab, context),
+                                           .tokens = tokens[i],
+                                           .n = prompt[i],
+                                           .logits = RONDO_LOGITS_LAST,
+                                           .best = &tokens[i][prompt[i]],
+                                           .sampler = samplers[i]};
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        items[1].out = beside + (size_t)round * V; /* before they are penalised */
+        MUST(lab, !rondo_context_run(context, items, SESSIONS, &error));
+        for (int i = 0; i < SESSIONS; i++) {
+            items[i].tokens = items[i].best++;
+            items[i].n = 1;
+        }
+    }
+    uint64_t read[] = {0, ROUNDS, 0,
+                       ROUNDS}; /* where more ids were penalised than there is room for */
+    for (int i = 0; i < SESSIONS; i++) {
+        float *logits = lab_logits(lab, tokens[i], prompt[i] + ROUNDS - 1);
+        float *last = logits + (prompt[i] - 1) * V;
+        if (i == 1)
+            lab_compare(lab, "logits beside picks", beside, last, ROUNDS);
+        if (i == SESSIONS - 1) {
+            expect_best(lab, "ids beside picks", tokens[i] + prompt[i], last, ROUNDS);
+        } else {
+            EXPECT(rondo_sampler_rows_read(samplers[i]) == read[i], "%s: session %d: %d rows read",
+                   lab->name, i, (int)rondo_sampler_rows_read(samplers[i]));
+            struct rondo_sampler *on_host = rondo_sampler_create((int32_t)V, &ways[i], NULL);
+            for (size_t n = prompt[i]; n < prompt[i] + ROUNDS; n++, last += V) {
+                int32_t want = rondo_sampler_pick(on_host, last, tokens[i], n);
+                EXPECT(tokens[i][n] == want, "%s: session %d, token %zu: got %d, want %d; seed %ju",
+                       lab->name, i, n, tokens[i][n], want, (uintmax_t)lab->seed);
+            }
+            rondo_sampler_destroy(on_host);
+        }
+        free(logits);
+        rondo_session_destroy(items[i].session);
+        rondo_sampler_destroy(samplers[i]);
+    }
+    free(beside);
     rondo_context_destroy(context);
 }

@@ -109,8 +109,8 @@ static void check_level(struct rondo_model *model, const char *level)
     for (size_t i = 0; context && i < n_prompts; i++) {
         struct prompt *prompt = &prompts[i];
         struct rondo_session *session = rondo_session_create(context, &error);
-        struct rondo_run_item item = {session,          prompt->tokens, prompt->n_tokens,
-                                      RONDO_LOGITS_ALL, logits,         NULL};
+        struct rondo_run_item item = {
+            session, prompt->tokens, prompt->n_tokens, RONDO_LOGITS_ALL, logits, NULL, NULL};
         bool done = session && rondo_context_run(context, &item, 1, &error) == RONDO_OK;
         EXPECT(done, "%s: prompt %zu: %s", level, i, error.message);
         for (size_t j = 0; j < prompt->n_rows; j++, want += n_vocab) {

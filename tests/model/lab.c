@@ -43,8 +43,8 @@ struct rondo_session *lab_session(struct lab *lab, struct rondo_context *context
 void lab_run(struct lab *lab, struct rondo_context *context, struct rondo_session *session,
              const int32_t *tokens, size_t n, float *out)
 {
-    struct rondo_run_item item = {session, tokens, n, out ? RONDO_LOGITS_ALL : RONDO_LOGITS_NONE,
-                                  out,     NULL};
+    struct rondo_run_item item = {session, tokens, n,   out ? RONDO_LOGITS_ALL : RONDO_LOGITS_NONE,
+                                  out,     NULL,   NULL};
     MUST(lab, !rondo_context_run(context, &item, 1, &error));
 }
 

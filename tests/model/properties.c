@@ -23,6 +23,7 @@ static const struct property properties[] = {
     {"save", property_save},       {"sync", property_sync},       {"boundary", property_boundary},
     {"tree", property_tree},       {"chain", property_chain},     {"refusals", property_refusals},
     {"fusions", property_fusions}, {"short", property_short},     {"best", property_best},
+    {"sampled", property_sampled},
 };
 
 /* Linear and softmax layers, a ragged tail, odd head counts, FP8 with ragged blocks, mixed types, softmax

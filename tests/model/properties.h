@@ -10,7 +10,8 @@ void property_decode(struct lab *lab);  /* token by token */
 void property_batch(struct lab *lab);   /* batches of many sessions, in any order */
 void property_reuse(struct lab *lab);   /* slots and pages that others have used */
 void property_threads(struct lab *lab); /* other numbers of threads */
-void property_best(struct lab *lab);    /* ids of the largest logits, with and without the logits */
+void property_best(struct lab *lab);
+void property_sampled(struct lab *lab); /* ids of the largest logits, with and without the logits */
 
 /* sessions.c */
 void property_fork(struct lab *lab);

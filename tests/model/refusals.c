@@ -85,7 +85,7 @@ static int run_one(struct rondo_context *context, struct rondo_session *session,
                    const int32_t *tokens, size_t n, enum rondo_logits logits, float *out,
                    struct rondo_error *error)
 {
-    struct rondo_run_item item = {session, tokens, n, logits, out, NULL};
+    struct rondo_run_item item = {session, tokens, n, logits, out, NULL, NULL};
     return rondo_context_run(context, &item, 1, error);
 }
 
@@ -104,12 +104,25 @@ static void refuse_runs(struct lab *lab, struct rondo_context *context,
             run_one(context, session, many, LAB_CONTEXT - n + 1, RONDO_LOGITS_NONE, NULL, &error));
     REFUSED(RONDO_FAILED,
             run_one(context, session, many, SIZE_MAX / 2, RONDO_LOGITS_NONE, NULL, &error));
-    struct rondo_run_item twice[2] = {{session, many, 1, RONDO_LOGITS_NONE, NULL, NULL},
-                                      {session, many, 1, RONDO_LOGITS_NONE, NULL, NULL}};
+    struct rondo_run_item twice[2] = {{session, many, 1, RONDO_LOGITS_NONE, NULL, NULL, NULL},
+                                      {session, many, 1, RONDO_LOGITS_NONE, NULL, NULL, NULL}};
     REFUSED(RONDO_USAGE, rondo_context_run(context, twice, 2, &error));
     REFUSED(RONDO_USAGE, run_one(lab->plain, session, many, 1, RONDO_LOGITS_NONE, NULL, &error));
     MUST(lab, !run_one(context, session, NULL, 0, RONDO_LOGITS_NONE, NULL, &error));
     MUST(lab, !rondo_context_run(context, NULL, 0, &error));
+    struct rondo_sampler_options sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    struct rondo_sampler *sampler = rondo_sampler_create(vocab_size, &sampling, NULL),
+                         *other = rondo_sampler_create(vocab_size + 1, &sampling, NULL);
+    struct rondo_run_item item = {session, many, 2, RONDO_LOGITS_ALL, out, many, sampler};
+    REFUSED(RONDO_USAGE, rondo_context_run(context, &item, 1, &error)); /* of all rows */
+    item.logits = RONDO_LOGITS_LAST;
+    item.best = NULL;
+    REFUSED(RONDO_USAGE, rondo_context_run(context, &item, 1, &error)); /* nowhere to go */
+    item.best = many;
+    item.sampler = other;
+    REFUSED(RONDO_USAGE, rondo_context_run(context, &item, 1, &error));
+    rondo_sampler_destroy(sampler);
+    rondo_sampler_destroy(other);
     REFUSED(RONDO_USAGE, rondo_session_sync(session, many, 0, out, NULL, &error));
     REFUSED(RONDO_USAGE, rondo_session_sync(session, above, 2, out, NULL, &error));
     REFUSED(RONDO_FAILED, rondo_session_sync(session, many, LAB_CONTEXT + 1, out, NULL, &error));

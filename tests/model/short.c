@@ -37,9 +37,13 @@ static void check_decoding(struct lab *lab, struct rondo_context *context, const
     for (size_t round = 0; round < ROUNDS; round++) {
         struct rondo_run_item items[SESSIONS];
         for (size_t s = 0; s < SESSIONS; s++)
-            items[s] =
-                (struct rondo_run_item){sessions[s],       tokens + lengths[s] + round, 1,
-                                        RONDO_LOGITS_LAST, got + s * lab->vocab_size,   NULL};
+            items[s] = (struct rondo_run_item){sessions[s],
+                                               tokens + lengths[s] + round,
+                                               1,
+                                               RONDO_LOGITS_LAST,
+                                               got + s * lab->vocab_size,
+                                               NULL,
+                                               NULL};
         MUST(lab, !rondo_context_run(context, items, SESSIONS, &error));
         for (size_t s = 0; s < SESSIONS; s++)
             lab_compare(lab, "decoding in a batch", got + s * lab->vocab_size,

@@ -179,7 +179,7 @@ static struct rondo_context *make(struct rondo_model *model, struct rondo_device
 static int decode(struct rondo_session *session, int n, float *out)
 {
     int32_t tokens[3] = {1, 2, 3};
-    struct rondo_run_item item = {session, tokens, 3, RONDO_LOGITS_LAST, out, NULL};
+    struct rondo_run_item item = {session, tokens, 3, RONDO_LOGITS_LAST, out, NULL, NULL};
     int status = rondo_context_run(session->context, &item, 1, &error);
     for (int i = 0; i < n && !status; i++) {
         item.n = 1;
@@ -206,7 +206,7 @@ static void test_recordings(struct rondo_model *model, struct rondo_device *devi
 
     rondo_device_count(device, &before);
     int32_t token = 1;
-    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, recorded, NULL};
+    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, recorded, NULL, NULL};
     MUST(!rondo_context_run(context, &item, 1, &error));
     rondo_device_count(device, &after);
     EXPECT(after.submissions - before.submissions <= 6 && after.kernels - before.kernels > 20,

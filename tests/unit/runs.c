@@ -283,7 +283,7 @@ static void test_failures_of_runs(void)
     struct rondo_session *session, *other;
     MUST(session = rondo_session_create(context, &error));
     MUST(other = rondo_session_create(context, &error));
-    struct rondo_run_item item = {session, tokens, 8, RONDO_LOGITS_LAST, out, NULL};
+    struct rondo_run_item item = {session, tokens, 8, RONDO_LOGITS_LAST, out, NULL, NULL};
     MUST(!rondo_context_run(context, &item, 1, &error));
     item.session = other;
     MUST(!rondo_context_run(context, &item, 1, &error));
@@ -317,7 +317,7 @@ static void test_checks(void)
     struct rondo_session *session;
     MUST(session = rondo_session_create(context, &error));
     MUST(!rondo_context_check_steps(context, true, &error));
-    struct rondo_run_item item = {session, tokens, 4, RONDO_LOGITS_LAST, out, NULL};
+    struct rondo_run_item item = {session, tokens, 4, RONDO_LOGITS_LAST, out, NULL, NULL};
     EXPECT(!rondo_context_run(context, &item, 1, &error), "%s", error.message);
     int32_t layer = 0;
     while (!context->cache.linear[layer].state || layer == 0)

@@ -57,7 +57,7 @@ static void go_on(struct rondo_session *session, size_t n)
 {
     float out[V];
     size_t length = rondo_session_length(session);
-    struct rondo_run_item item = {session, tokens + length, n, RONDO_LOGITS_LAST, out, NULL};
+    struct rondo_run_item item = {session, tokens + length, n, RONDO_LOGITS_LAST, out, NULL, NULL};
     MUST(!rondo_context_run(session->context, &item, 1, &error));
     EXPECT(!memcmp(out, expected + (length + n - 1) * V, sizeof out), "logits after %zu tokens",
            length + n);
@@ -70,8 +70,8 @@ static void make_expected(void)
     for (int i = 0; i < LONGEST; i++)
         tokens[i] = i * 37 % 89;
     expected = malloc((size_t)LONGEST * V * sizeof *expected);
-    struct rondo_run_item item = {begin(context),   tokens,   LONGEST,
-                                  RONDO_LOGITS_ALL, expected, NULL};
+    struct rondo_run_item item = {begin(context), tokens, LONGEST, RONDO_LOGITS_ALL,
+                                  expected,       NULL,   NULL};
     MUST(!rondo_context_run(context, &item, 1, &error));
     rondo_context_destroy(context); /* with a session alive */
 }
@@ -113,8 +113,8 @@ static void test_forks_fill_the_pool(void)
         sessions[1] = fork_of(sessions[0]);
         sessions[2] = fork_of(sessions[1]);
         for (int i = 0; i < 3; i++)
-            items[i] = (struct rondo_run_item){sessions[order ? 2 - i : i], tokens + 10, 3,
-                                               RONDO_LOGITS_LAST,           out[i],      NULL};
+            items[i] = (struct rondo_run_item){
+                sessions[order ? 2 - i : i], tokens + 10, 3, RONDO_LOGITS_LAST, out[i], NULL, NULL};
         MUST(!rondo_context_run(context, items, 3, &error));
         for (int i = 0; i < 3; i++)
             EXPECT(!memcmp(out[i], expected + 12 * V, sizeof out[i]), "fork %d", i);
@@ -130,8 +130,8 @@ static void test_forks_fill_the_pool(void)
     go_on(a, 10);
     go_on(other, 1);
     struct rondo_session *b = fork_of(a);
-    struct rondo_run_item items[2] = {{a, tokens + 10, 1, RONDO_LOGITS_NONE, NULL, NULL},
-                                      {b, tokens + 10, 1, RONDO_LOGITS_NONE, NULL, NULL}};
+    struct rondo_run_item items[2] = {{a, tokens + 10, 1, RONDO_LOGITS_NONE, NULL, NULL, NULL},
+                                      {b, tokens + 10, 1, RONDO_LOGITS_NONE, NULL, NULL, NULL}};
     MUST(!rondo_context_run(context, items, 2, &error));
     check_pages(context, "two forks");
     rondo_session_destroy(other);
@@ -161,7 +161,7 @@ static void test_cut_into_a_shared_page(void)
     int32_t wrong[40];
     for (int i = 0; i < 40; i++)
         wrong[i] = 90 - i;
-    struct rondo_run_item item = {b, wrong, 40, RONDO_LOGITS_NONE, NULL, NULL};
+    struct rondo_run_item item = {b, wrong, 40, RONDO_LOGITS_NONE, NULL, NULL, NULL};
     MUST(!rondo_context_run(context, &item, 1, &error));
     check_pages(context, "a cut into a shared page");
     go_on(a, 28); /* its rows are its own */
@@ -282,7 +282,7 @@ static void test_repeat(void)
         }
     }
     float out[V];
-    struct rondo_run_item item = {session, tokens, 10, RONDO_LOGITS_LAST, out, NULL};
+    struct rondo_run_item item = {session, tokens, 10, RONDO_LOGITS_LAST, out, NULL, NULL};
     MUST(!rondo_context_run(context, &item, 1, &error));
     EXPECT(rondo_session_truncate(session, 64) == 64, "length %zu", rondo_session_length(session));
     go_on(session, LONGEST - 64); /* the first tokens are as they were */
