@@ -249,71 +249,79 @@ void property_best(struct lab *lab)
     rondo_context_destroy(context);
 }
 
-/* Five sessions in one run: four sample in ways of their own, one of them penalises more ids than there is room for,
- * and one takes the best. Prompts that are cut into several runs, then tokens one by one. */
+/* Five sessions in one run: one takes the best of all its rows, which fill more than a slice of logits; the others
+ * sample in ways of their own, one of them with more ids to penalise than there is room for. Prompts, one of which is
+ * cut, then tokens one by one. */
 void property_sampled(struct lab *lab)
 {
     enum { ROUNDS = 4, N = 80 };
-    static const struct rondo_sampler_options ways[SESSIONS - 1] = {
+    static const struct rondo_sampler_options ways[SESSIONS] = {
+        {.top_p = 1, .repetition_penalty = 1},
         {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 3},
-        {.temperature = 2, .top_k = 20, .top_p = 0.8f, .repetition_penalty = 1.3f, .seed = 4},
+        {.temperature = 2,
+         .top_k = 20,
+         .top_p = 0.8f,
+         .repetition_penalty = 0.2f,
+         .repetition_window = 12},
         {.temperature = 3,
          .top_p = 1,
          .min_p = 0.1f,
-         .repetition_penalty = 0.7f,
+         .repetition_penalty = 0.1f,
          .repetition_window = 5},
         {.top_p = 1, .repetition_penalty = 5},
     };
-    int32_t tokens[SESSIONS][N + ROUNDS];
+    static const uint64_t read[SESSIONS] = {0, 0, 0, 0, ROUNDS}; /* rows */
+    int32_t tokens[SESSIONS][N + ROUNDS], best[N];
     size_t V = lab->vocab_size, prompt[SESSIONS];
     struct rondo_context_options options = lab_options(lab);
     options.max_sessions = SESSIONS;
-    options.max_batch_tokens = 64;
+    options.max_batch_tokens = 270; /* the fourth prompt is cut */
     struct rondo_context *context = lab_context(lab, &options);
     context->sampling.seen_capacity = 12;
-    struct rondo_sampler *samplers[SESSIONS] = {NULL};
+    struct rondo_sampler *samplers[SESSIONS];
     struct rondo_run_item items[SESSIONS];
     float *beside = malloc(ROUNDS * V * sizeof *beside);
     for (int i = 0; i < SESSIONS; i++) {
         prompt[i] = N - 7 * (size_t)i;
         lab_random_tokens(lab, tokens[i], prompt[i]);
-        if (i < SESSIONS - 1)
-            samplers[i] = rondo_sampler_create((int32_t)V, &ways[i], NULL);
+        samplers[i] = rondo_sampler_create((int32_t)V, &ways[i], NULL);
         items[i] = (struct rondo_run_item){.session = lab_session(lab, context),
                                            .tokens = tokens[i],
                                            .n = prompt[i],
-                                           .logits = RONDO_LOGITS_LAST,
-                                           .best = &tokens[i][prompt[i]],
-                                           .sampler = samplers[i]};
+                                           .logits = i ? RONDO_LOGITS_LAST : RONDO_LOGITS_ALL,
+                                           .best = i ? &tokens[i][prompt[i]] : best,
+                                           .sampler = i ? samplers[i] : NULL};
     }
     for (int round = 0; round < ROUNDS; round++) {
-        items[1].out = beside + (size_t)round * V; /* before they are penalised */
+        items[2].out = beside + (size_t)round * V; /* before they are penalised */
         MUST(lab, !rondo_context_run(context, items, SESSIONS, &error));
+        if (round == 0) {
+            tokens[0][N] = best[N - 1];
+            items[0].best = &tokens[0][N];
+            items[0].logits = RONDO_LOGITS_LAST;
+            items[0].sampler = samplers[0];
+        }
         for (int i = 0; i < SESSIONS; i++) {
             items[i].tokens = items[i].best++;
             items[i].n = 1;
         }
     }
-    uint64_t read[] = {0, ROUNDS, 0,
-                       ROUNDS}; /* where more ids were penalised than there is room for */
     for (int i = 0; i < SESSIONS; i++) {
         float *logits = lab_logits(lab, tokens[i], prompt[i] + ROUNDS - 1);
         float *last = logits + (prompt[i] - 1) * V;
-        if (i == 1)
+        EXPECT(rondo_sampler_rows_read(samplers[i]) == read[i], "%s: session %d: %d rows read",
+               lab->name, i, (int)rondo_sampler_rows_read(samplers[i]));
+        if (i == 0)
+            expect_best(lab, "ids beside picks", best, logits, N);
+        if (i == 2)
             lab_compare(lab, "logits beside picks", beside, last, ROUNDS);
-        if (i == SESSIONS - 1) {
-            expect_best(lab, "ids beside picks", tokens[i] + prompt[i], last, ROUNDS);
-        } else {
-            EXPECT(rondo_sampler_rows_read(samplers[i]) == read[i], "%s: session %d: %d rows read",
-                   lab->name, i, (int)rondo_sampler_rows_read(samplers[i]));
-            struct rondo_sampler *on_host = rondo_sampler_create((int32_t)V, &ways[i], NULL);
-            for (size_t n = prompt[i]; n < prompt[i] + ROUNDS; n++, last += V) {
-                int32_t want = rondo_sampler_pick(on_host, last, tokens[i], n);
-                EXPECT(tokens[i][n] == want, "%s: session %d, token %zu: got %d, want %d; seed %ju",
-                       lab->name, i, n, tokens[i][n], want, (uintmax_t)lab->seed);
-            }
-            rondo_sampler_destroy(on_host);
+        struct rondo_sampler *on_host = rondo_sampler_create((int32_t)V, &ways[i], NULL);
+        for (size_t n = prompt[i]; n < prompt[i] + ROUNDS; n++, last += V) {
+            int32_t want = rondo_sampler_pick(on_host, last, tokens[i], n);
+            EXPECT(tokens[i][n] == want, "%s: session %d, token %zu: got %d, want %d; seed %ju",
+                   lab->name, i, n, tokens[i][n], want, (uintmax_t)lab->seed);
         }
+        rondo_sampler_destroy(on_host);
         free(logits);
         rondo_session_destroy(items[i].session);
         rondo_sampler_destroy(samplers[i]);

@@ -200,6 +200,7 @@ static void test_arena(enum rondo_mode mode)
     /* The last steps repeat for every slice of logits. */
     EXPECT(plan.values[plan.hidden].last == plan.n_steps - 1,
            "the hidden state outlives the logits");
+    EXPECT(plan.values[plan.best].last == plan.n_steps - 1, "ids are read after the last step");
     EXPECT(plan.limits.max_k == 5120 && plan.limits.max_n == 157184, "widths %d, %d",
            plan.limits.max_k, plan.limits.max_n);
     int32_t quantizes = 0;

@@ -241,9 +241,9 @@ static struct rondo_sampler_options random_options(int32_t n)
         options.top_k =
             (int32_t)below(4) ? 1 + (int32_t)below(300) : 1 + (int32_t)below((uint32_t)n);
     if (!below(2))
-        options.top_p = 0.02f + 0.98f * (float)below(1000) * 1e-3f;
+        options.top_p = below(4) ? 0.02f + 0.98f * (float)below(1000) * 1e-3f : 0.5f;
     if (!below(3))
-        options.min_p = (float)below(100) * (below(2) ? 1e-2f : 1e-4f);
+        options.min_p = below(6) ? (float)below(100) * (below(2) ? 1e-2f : 1e-4f) : 1;
     if (!below(2))
         options.repetition_penalty = 0.6f + (float)below(100) * 1e-2f;
     if (!below(2))
