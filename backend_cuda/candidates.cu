@@ -122,9 +122,10 @@ __device__ __forceinline__ void add_mass(const struct rows &rows, int64_t row, i
     for (int i = 0; i < warps; i++)
         key = larger(key, of_warp[i]);
     __syncthreads();
-    float largest = key_value(key);
-    if (key == 0 || !(largest - largest == 0.0f))
+    if (key == 0)
         return;
+    float largest =
+        key_value(key); // an infinite one leaves differences without mass: infinities and NaN
 
     float4 part[MASS_LOADS];
     int64_t first = piece * MASS_PIECE + 4 * (int)threadIdx.x;

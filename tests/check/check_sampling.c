@@ -79,6 +79,7 @@ enum pattern {
     RISING,    /* the largest come last */
     FALLING,   /* the largest come first */
     CLUSTERED, /* some stand together above all others */
+    SPREAD,    /* the largest stand apart */
     NOT_ALL,   /* NaN and infinities among numbers */
     HARDLY_ANY /* numbers among NaN */
 };
@@ -90,7 +91,7 @@ static float value_of(struct check *check, enum pattern pattern, int32_t i, int3
     case RANDOM:
         return value;
     case LEVELS:
-        return (float)check_random_range(check, -3, 0) + (i % 2 ? 0.0f : -0.0f);
+        return -(float)check_random_range(check, 0, 3) + (i % 2 ? 0.0f : -0.0f); /* -0 too */
     case EQUAL:
         return 2.5f;
     case RISING:
@@ -99,6 +100,8 @@ static float value_of(struct check *check, enum pattern pattern, int32_t i, int3
         return (float)-i;
     case CLUSTERED:
         return i >= n / 3 && i < n / 3 + 9000 ? 100.0f + value : value;
+    case SPREAD:
+        return i % (n / 300 + 1) ? value : 1000.0f - (float)i * 1e-3f;
     case NOT_ALL:
         return i % 5 == 1 ? NAN : i % 7 == 3 ? -INFINITY : value;
     case HARDLY_ANY:
