@@ -218,7 +218,7 @@ __device__ __forceinline__ void collect(const struct rows &rows, int64_t row, co
     }
 }
 
-// Chooses groups by their largest keys and gives the threshold, which is above 0. At the end all may write to `keys`.
+// Chooses groups by their largest keys and gives the threshold, which is above 0. A barrier has to follow.
 __device__ __forceinline__ uint64_t choose(const struct rows &rows, int64_t row, uint64_t *keys,
                                            int32_t *chosen)
 {
@@ -237,7 +237,6 @@ __device__ __forceinline__ uint64_t choose(const struct rows &rows, int64_t row,
             chosen[threadIdx.x] = key ? key_index(key) >> rows.group_shift : -1;
         }
     }
-    __syncthreads();
     return threshold;
 }
 
@@ -251,7 +250,7 @@ __device__ __forceinline__ void select_row(const struct rows &rows, int64_t row,
     for (;;) {
         if (threadIdx.x == 0)
             *count = 0;
-        __syncthreads();
+        __syncthreads(); // all have read what they need of `keys`
         collect<VECTOR>(rows, row, chosen, n_chosen, threshold, keys, count);
         __syncthreads();
         found = *count;
@@ -259,7 +258,6 @@ __device__ __forceinline__ void select_row(const struct rows &rows, int64_t row,
             break;
         sort_keys(keys, SLOTS);
         threshold = keys[KEPT - 1];
-        __syncthreads();
     }
     int size = power_above(found, KEPT);
     for (int i = found + (int)threadIdx.x; i < size; i += THREADS)

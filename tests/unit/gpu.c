@@ -214,6 +214,21 @@ static void test_recordings(struct rondo_model *model, struct rondo_device *devi
            (unsigned long long)(after.submissions - before.submissions),
            (unsigned long long)(after.kernels - before.kernels));
 
+    /* A sampled one: more to write, penalize, the two kernels of candidates, and no row to read. */
+    struct rondo_sampler_options sampling = {
+        .temperature = 1, .top_p = 0.9f, .repetition_penalty = 1.2f};
+    struct rondo_sampler *sampler = rondo_sampler_create((int32_t)V, &sampling, &error);
+    int32_t id = -1;
+    item = (struct rondo_run_item){session, &token, 1, RONDO_LOGITS_LAST, NULL, &id, sampler};
+    before = after;
+    MUST(!rondo_context_run(context, &item, 1, &error));
+    rondo_device_count(device, &after);
+    EXPECT(after.submissions - before.submissions <= 10 && id >= 0,
+           "a sampled token, %d, takes %llu calls", id,
+           (unsigned long long)(after.submissions - before.submissions));
+    EXPECT(rondo_sampler_rows_read(sampler) == 0, "it takes the row");
+    rondo_sampler_destroy(sampler);
+
     /* A context that needs more workspace moves it. */
     struct rondo_context_options options = {.mode = RONDO_MODE_BF16, .max_batch_tokens = 2048};
     MUST(larger = rondo_context_create(model, device, &options, &error));
