@@ -307,7 +307,9 @@ static void bench_linear_cases(struct bench *bench)
                     at_least_one(cases[c][2] / bench->shrink));
 }
 
-static void softmax_case(struct bench *bench, int32_t B, int32_t start, int32_t n)
+/* kv: of the cache. */
+static void softmax_case(struct bench *bench, enum rondo_dtype kv, int32_t B, int32_t start,
+                         int32_t n)
 {
     struct rondo_op_softmax_attention op = {
         .scale = 0.088f, .heads = H, .kv_heads = HKV, .head_dim = HD};
@@ -315,19 +317,21 @@ static void softmax_case(struct bench *bench, int32_t B, int32_t start, int32_t 
     check_case(bench->check, "benchmark");
     bench_begin(bench);
     bool room = make_batch(bench, &batch, B, start, n);
-    size_t cache = (size_t)B * (size_t)batch.page_stride * HKV * RONDO_CHUNK * HD * 2;
+    size_t block = rondo_kv_block_bytes(kv, RONDO_CHUNK, HD);
+    size_t cache = (size_t)B * (size_t)batch.page_stride * HKV * block;
     op.batch = &batch;
     op.q = bench_tensor(bench, RONDO_BF16, (int64_t)B * n, H * HD, false);
     op.k = bench_tensor(bench, RONDO_BF16, (int64_t)B * n, HKV * HD, false);
     op.v = bench_tensor(bench, RONDO_BF16, (int64_t)B * n, HKV * HD, false);
     op.out = bench_tensor(bench, RONDO_BF16, (int64_t)B * n, H * HD, false);
     op.cache = (struct rondo_kv_cache){
-        .k = bench_take(bench, cache), .v = bench_take(bench, cache), .dtype = RONDO_BF16};
+        .k = bench_take(bench, cache), .v = bench_take(bench, cache), .dtype = kv};
     double pairs = (double)B * ((double)n * start + 0.5 * n * (n + 1.0));
     if (room && op.cache.v)
-        bench_time(bench, RONDO_OP_SOFTMAX_ATTENTION, &op, sizeof op, 1,
-                   2.0 * B * (start + n) * HKV * HD * 2 + 2.0 * B * n * H * HD * 2,
-                   4.0 * pairs * H * HD, "B=%d T=%d at %d", B, n, start);
+        bench_time(
+            bench, RONDO_OP_SOFTMAX_ATTENTION, &op, sizeof op, 1,
+            2.0 * B * (start + n) * HKV * (double)block / RONDO_CHUNK + 2.0 * B * n * H * HD * 2,
+            4.0 * pairs * H * HD, "B=%d T=%d at %d, cache %s", B, n, start, rondo_dtype_name(kv));
 }
 
 static void bench_softmax_cases(struct bench *bench)
@@ -335,9 +339,11 @@ static void bench_softmax_cases(struct bench *bench)
     static const int32_t cases[][3] = {{1, 4095, 1}, {1, 65535, 1}, {64, 4095, 1}, {8, 32767, 1},
                                        {1, 0, 2048}, {1, 0, 8192},  {1, 0, 32768}, {8, 4096, 512}};
     reserve(bench, 32768 / bench->shrink, 65536 / bench->shrink, 8192);
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
-        softmax_case(bench, at_least_one(cases[c][0] / (bench->shrink > 1 ? 8 : 1)),
-                     cases[c][1] / bench->shrink, at_least_one(cases[c][2] / bench->shrink));
+    for (int codes = 0; codes < 2; codes++)
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+            softmax_case(bench, codes ? RONDO_F8_E4M3 : RONDO_BF16,
+                         at_least_one(cases[c][0] / (bench->shrink > 1 ? 8 : 1)),
+                         cases[c][1] / bench->shrink, at_least_one(cases[c][2] / bench->shrink));
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------ */
