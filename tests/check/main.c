@@ -20,7 +20,7 @@ static const struct check_family *const families[] = {
 #define FAMILIES (sizeof families / sizeof families[0])
 
 struct options {
-    const char *op, *backend;
+    const char *op, *backend, *reference;
     uint64_t seed;
     int threads;
     bool bench, csv, list, layouts;
@@ -32,6 +32,9 @@ static const char help[] =
     "  --op PATTERN       ops or families to run, a shell pattern (default: all)\n"
     "  --backend PATTERN  devices to run, a shell pattern: cpu:ref, cpu:avx2, ... (default: all)\n"
     "                     cpu:ref is compared with double precision where that is cheap\n"
+    "  --reference DEVICE what they are compared with (default: cpu:ref). 'cpu', the fast code\n"
+    "                     of this machine, is ten times as fast; it says the same where cpu:ref\n"
+    "                     is compared with it, too\n"
     "  --seed N           seed of the inputs (default: from the clock)\n"
     "  --threads N        threads of the device (default: one per core, at least 2)\n"
     "  --bench            also time the ops: median, GB/s, GFLOP/s\n"
@@ -319,6 +322,12 @@ static void list(void)
             printf("op %-18s of family %s\n", op->name, families[f]->name);
 }
 
+static int usage(const char *option, const char *problem)
+{
+    fprintf(stderr, "rondo-check: %s: %s; see --help\n", option, problem);
+    return RONDO_USAGE;
+}
+
 static int run(const struct options *options)
 {
     struct rondo_device_info devices[32];
@@ -326,10 +335,14 @@ static int run(const struct options *options)
     size_t n = rondo_device_list(devices, 32);
     int n_devices = 0, failed = 0;
     struct rondo_device_options one = {.threads = 1};
-    struct rondo_device *reference = rondo_device_open("cpu:ref", &one, &error);
+    struct rondo_device *reference = rondo_device_open(options->reference, &one, &error);
     if (!reference) {
         fprintf(stderr, "rondo-check: %s\n", error.message);
         return error.status;
+    }
+    if (!reference->uses_host_memory || !reference->uses_host_memory(reference)) {
+        rondo_device_close(reference);
+        return usage("--reference", "want a CPU device");
     }
     if (options->csv)
         puts("device,op,case,median_us,gb_s,gflop_s,copy_share,path");
@@ -352,12 +365,6 @@ static int run(const struct options *options)
     return failed ? RONDO_FAILED : RONDO_OK;
 }
 
-static int usage(const char *option, const char *problem)
-{
-    fprintf(stderr, "rondo-check: %s: %s; see --help\n", option, problem);
-    return RONDO_USAGE;
-}
-
 static bool parse_number(const char *text, uint64_t limit, uint64_t *value)
 {
     char *end;
@@ -376,7 +383,8 @@ static bool any_op(const struct options *options)
 
 int main(int argc, char **argv)
 {
-    struct options options = {.op = "*", .backend = "*", .seed = (uint64_t)time(NULL)};
+    struct options options = {
+        .op = "*", .backend = "*", .reference = "cpu:ref", .seed = (uint64_t)time(NULL)};
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         uint64_t number = 0;
@@ -391,10 +399,13 @@ int main(int argc, char **argv)
             options.list = true;
         } else if (strcmp(option, "--layouts") == 0) {
             options.layouts = true;
-        } else if (strcmp(option, "--op") == 0 || strcmp(option, "--backend") == 0) {
+        } else if (strcmp(option, "--op") == 0 || strcmp(option, "--backend") == 0 ||
+                   strcmp(option, "--reference") == 0) {
             if (!value)
-                return usage(option, "a pattern is missing");
-            *(option[2] == 'o' ? &options.op : &options.backend) = value;
+                return usage(option, "a value is missing");
+            *(option[2] == 'o'   ? &options.op
+              : option[2] == 'b' ? &options.backend
+                                 : &options.reference) = value;
             i++;
         } else if (strcmp(option, "--seed") == 0 || strcmp(option, "--threads") == 0) {
             bool seed = option[2] == 's';
