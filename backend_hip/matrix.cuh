@@ -72,8 +72,14 @@ static __device__ __forceinline__ int matrix_c_row(int i)
 // Without the instructions: lanes trade their operands and sum in ascending k, with the bits of the emulator. For
 // NVIDIA devices, whose own products have other layouts. Lanes r and r + 16 hold row r of A, lanes n and n + 16
 // column n of B; each in Words registers; value(register, i) is one of them. Waves of 32 lanes.
+// Not inlined by nvcc: a product is several hundred instructions, and a kernel has up to a hundred products.
+#ifdef RONDO_HIP_NVIDIA
+#define MATRIX_SHUFFLES __noinline__
+#else
+#define MATRIX_SHUFFLES __forceinline__
+#endif
 template <int Words, class Value>
-static __device__ __forceinline__ void matrix_by_shuffles(float *c, const uint32_t *a,
+static __device__ MATRIX_SHUFFLES void matrix_by_shuffles(float *c, const uint32_t *a,
                                                           const uint32_t *b, Value value)
 {
     constexpr int held = 8 / Words; // values of a register
