@@ -68,10 +68,10 @@ static __device__ bool gemm_find_tile(const gemm_launch &g, const int *first, in
         end = g.offsets[expert + 1];
     }
     int row_tiles = (end - begin + height - 1) / height;
+    if (index >= row_tiles * g.n_tiles)
+        return false;
     int band = index / (8 * row_tiles), inside = index - band * 8 * row_tiles;
     int band_width = g.n_tiles - band * 8;
-    if (band_width <= 0)
-        return false;
     band_width = band_width < 8 ? band_width : 8;
     int row_tile = inside / band_width, n_tile = band * 8 + inside - row_tile * band_width;
     int part = 0;
