@@ -53,6 +53,12 @@ static void router_cpu(struct rondo_device *device, const struct rondo_op_router
         rondo_pool_run(rondo_cpu(device)->pool, router_task, &job);
 }
 
+static void gemm_router_cpu(struct rondo_device *device, const struct rondo_op_gemm_router *op)
+{
+    device->ops.gemm(device, &op->gemm);
+    device->ops.router(device, &op->router);
+}
+
 struct combine_job {
     const struct rondo_moe_kernels *kernels;
     const struct rondo_op_combine *op;
@@ -92,6 +98,7 @@ static void combine_cpu(struct rondo_device *device, const struct rondo_op_combi
 void rondo_cpu_moe_init(struct rondo_ops *ops, enum rondo_cpu_level level)
 {
     ops->router = level == RONDO_CPU_REF ? rondo_router_ref : router_cpu;
+    ops->gemm_router = gemm_router_cpu;
     ops->group_tokens =
         rondo_group_tokens_ref; /* a linear pass over a few thousand integers at most */
     ops->combine = level == RONDO_CPU_REF ? rondo_combine_ref : combine_cpu;

@@ -15,8 +15,8 @@ static void close_device(struct rondo_device *device)
     cudaSetDevice(host->gpu.ordinal); /* also of a device that has failed */
     if (host->gpu.stream)
         cudaStreamSynchronize(host->gpu.stream);
-    if (host->gpu.workspace)
-        cudaFree(host->gpu.workspace);
+    if (host->gpu.tickets)
+        cudaFree(host->gpu.tickets);
     GPU(staging_close)(host);
     if (host->gpu.stream)
         cudaStreamDestroy(host->gpu.stream);

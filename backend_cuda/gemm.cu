@@ -8,7 +8,7 @@
 // On sm_90 gemm_sm90.cu comes first and says what it does not take. Which tiles do a part is chosen by the number of
 // rows; all of a family give the same bits.
 #include "backend_cuda/gemm.h"
-#include "backend_cuda/kernel.cuh"
+#include "backend_cuda/router.cuh"
 #include "core/dtype.h"
 
 namespace
@@ -102,20 +102,20 @@ const char *path_name(const gpu_device *device, gemm_family family, const gemm_l
 }
 
 // Few rows: strips, that read weights at the speed of memory. Tiles of 64 rows where they fill the device, for
-// they read x less often.
-void run(gpu_device *device, gemm_family family, gemm_launch *launch)
+// they read x less often. Whether logits were routed, when launch->route asks for it.
+bool run(gpu_device *device, gemm_family family, gemm_launch *launch)
 {
     if (!launch->n_parts || !launch->rows)
-        return;
+        return false;
     if (family == GEMM_F32) {
         GPU(gemm_launch_f32)(device, launch);
-        return;
+        return true;
     }
     if (sm90_takes(device, family, launch)) {
 #ifdef RONDO_GEMM_SM90
         GPU(gemm_launch_sm90)(device, family, launch);
 #endif
-        return;
+        return true;
     }
     family = mma_family(device, family);
     int64_t rows = launch->rows, wide = 0;
@@ -125,9 +125,11 @@ void run(gpu_device *device, gemm_family family, gemm_launch *launch)
         wide += ceil_div(launch->part[p].n, 64);
     if (launch->offsets)
         wide *= launch->n_experts;
-    bool small = rows <= 16 || (rows <= 64 && wide < 2 * device->multiprocessors);
-    if (!small || !GPU(gemm_launch_small)(device, family, launch, (int)rows))
-        GPU(gemm_launch_mma)(device, family, launch);
+    bool small = launch->route || rows <= 16 || (rows <= 64 && wide < 2 * device->multiprocessors);
+    if (small && GPU(gemm_launch_small)(device, family, launch, (int)rows))
+        return true;
+    GPU(gemm_launch_mma)(device, family, launch);
+    return false;
 }
 
 // Bytes, or values, from an expert's to the next one's.
@@ -196,6 +198,37 @@ void GPU(gemm)(rondo_device *base, const rondo_op_gemm *op)
         gemm_launch launch = dense_launch(device, op, (gemm_family)family);
         run(device, (gemm_family)family, &launch);
     }
+}
+
+// Up to 64 rows are routed by the launch that makes their logits, see router.cuh; more by a launch of their own. What
+// that costs is its start and 2 * 4 E bytes a row through L2. Predicted for an H100 and 256 experts, not measured:
+//   1 row       product 2 us (1 MB of weights), start 1.2 us, routing 2 us: one launch saves 1.2 of 5 us, and that in
+//               each layer of each token
+//   64 rows     16 rows for each block that routes, four a warp, 3 us; a launch of its own routes one row a warp: 1.2 us
+//               and 2 us
+//   128 rows    products in tiles of 64 and 128 rows: their last block would route 16 rows a warp, 15 us, while the other
+//               multiprocessors have nothing to do; a launch of its own takes 1.2 us and 2 us
+//   8192 rows   8.6 GFLOP, 34 MB of x: 15 to 20 us; routing is bound by instructions, 8 us on all multiprocessors. Tiles
+//               of 64 rows by all 256 experts that route from shared memory would save the start and 16 MB through L2,
+//               together 4 us of the layer's 2 ms, for one more shape of each product.
+// Blocks of logits come first in a launch, so that products of further parts go on beside the routing.
+void GPU(gemm_router)(rondo_device *base, const rondo_op_gemm_router *op)
+{
+    gpu_device *device = gpu_device_of(base);
+    const gemm_family routed = family_of(device, &op->gemm.x, &op->gemm.part[0].weight);
+    gemm_router route = {router_arguments(&op->router), 0, 0, device->tickets};
+    route.lanes = router_lanes(route.op);
+    const bool one = route.op.n_tokens <= ROUTED_ROWS &&
+                     router_per_lane(route.op) <= ROUTED_PER_LANE &&
+                     (routed == GEMM_F32 || routed == GEMM_BF16_BF16);
+    bool done = false;
+    for (int family = 0; family < GEMM_FAMILIES; family++) {
+        gemm_launch launch = dense_launch(device, &op->gemm, (gemm_family)family);
+        launch.route = one && family == routed ? &route : NULL; // part 0 is its first
+        done |= run(device, (gemm_family)family, &launch) && launch.route;
+    }
+    if (!done)
+        GPU(router)(base, &op->router);
 }
 
 void GPU(grouped_gemm)(rondo_device *base, const rondo_op_grouped_gemm *op)

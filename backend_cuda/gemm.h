@@ -57,6 +57,7 @@ struct gemm_launch {
     uint8_t x_dtype, residual;
     uint8_t x_vectors, weight_vectors; /* rows are whole 16-byte units: cp.async may copy them */
     struct gemm_part part[4];
+    const struct gemm_router *route; /* host memory; NULL: nothing is routed, see router.cuh */
 };
 
 void GPU(gemm_launch_f32)(struct gpu_device *device, struct gemm_launch *launch);

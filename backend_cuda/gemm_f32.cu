@@ -8,6 +8,7 @@
 // Version 1. Checked under emulation, never run on a device. Large tile: 8 loads from shared memory for 16 FMA,
 // predicted 40 % of the FMA rate; not made for speed.
 #include "backend_cuda/gemm_tile.cuh"
+#include "backend_cuda/router.cuh"
 
 namespace
 {
@@ -167,7 +168,8 @@ __device__ __forceinline__ void sum_tile(const gemm_launch &g, const gemm_tile &
     }
 }
 
-template <class S> static __global__ void __launch_bounds__(threads, 2) gemm_f32(gemm_launch g)
+template <class S, class Route>
+static __global__ void __launch_bounds__(threads, 2) gemm_f32(gemm_launch g, Route route)
 {
     DYN_SHARED(unsigned char, shared);
     int *first = reinterpret_cast<int *>(shared + S::shared_bytes);
@@ -188,14 +190,16 @@ template <class S> static __global__ void __launch_bounds__(threads, 2) gemm_f32
                     gemm_store(part, g.residual, tile.row + row, channel,
                                gemm_finish(part, tile.expert, channel, y[i][j]));
             }
+        if (Route::routes && tile.part == 0)
+            gemm_router_tile(route, tile.row / S::tile_m, tile.row, tile.rows);
     }
 }
 
-template <class S> void launch(gpu_device *device, gemm_launch *g)
+template <class S, class Route> void launch(gpu_device *device, gemm_launch *g, Route route)
 {
     unsigned blocks = gemm_count_tiles(g, S::tile_m, S::tile_n, 4 * device->multiprocessors);
     size_t bytes = S::shared_bytes + gemm_list_bytes(g);
-    LAUNCH((gemm_f32<S>), blocks, threads, bytes, device->stream, *g);
+    LAUNCH((gemm_f32<S, Route>), blocks, threads, bytes, device->stream, *g, route);
     GPU_LAUNCHED(device, "gemm");
 }
 
@@ -204,8 +208,10 @@ template <class S> void launch(gpu_device *device, gemm_launch *g)
 void GPU(gemm_launch_f32)(gpu_device *device, gemm_launch *g)
 {
     int rows = g->offsets ? g->rows / g->n_experts : g->rows;
-    if (rows <= 16)
-        launch<f32_shape<8, 32, 1, 1>>(device, g);
+    if (g->route)
+        launch<f32_shape<8, 32, 1, 1>>(device, g, gemm_routes(*g, 32));
+    else if (rows <= 16)
+        launch<f32_shape<8, 32, 1, 1>>(device, g, gemm_no_router());
     else
-        launch<f32_shape<64, 64, 4, 4>>(device, g);
+        launch<f32_shape<64, 64, 4, 4>>(device, g, gemm_no_router());
 }

@@ -72,13 +72,14 @@ int64_t sm90_clocks(const Sm90_plan &plan)
     return shared > way ? shared : way;
 }
 
-// The shape with the fewest rounds of the device times clocks. Every one gives the same bits.
+// The shape with the fewest rounds of the device times clocks. Every one gives the same bits. Logits are routed from
+// tiles of 32 rows: four rows for each warp of the block that routes them.
 Sm90_plan sm90_choose(const gpu_device *device, const gemm_launch *launch)
 {
     Sm90_plan best = {};
     int64_t best_cost = INT64_MAX;
     const int64_t groups = groups_with_rows(launch);
-    for (int kind = 0; kind < SM90_KINDS; kind++) {
+    for (int kind = launch->route ? SM90_FEW32 : SM90_WIDE; kind < SM90_KINDS; kind++) {
         for (int narrow = 64; narrow >= (kind >= SM90_FEW64 ? 16 : 64); narrow /= 2) {
             const Sm90_plan plan = sm90_plan_of(launch, kind, narrow);
             int64_t expected = ceil_div(launch->rows, sm90_kinds[kind].rows);
@@ -163,33 +164,37 @@ void sm90_fill(const gemm_launch *launch, const Sm90_plan &plan, sm90_arguments 
     }
 }
 
-template <class S>
-void sm90_launch(gpu_device *device, const sm90_arguments &arguments, int64_t tiles)
+template <class S, class Route>
+void sm90_launch(gpu_device *device, const sm90_arguments &arguments, int64_t tiles,
+                 const Route &route)
 {
-    const size_t shared =
-        S::SHARED + (arguments.offsets ? (size_t)(arguments.groups + 1) * sizeof(int32_t) : 0);
+    const size_t words = arguments.offsets ? (size_t)arguments.groups + 1 : Route::routes;
+    const size_t shared = S::SHARED + words * sizeof(int32_t);
     const int64_t blocks = tiles < device->multiprocessors ? tiles : device->multiprocessors;
-    if (!allow_shared_memory(device, gemm_sm90_kernel<S>, shared, "gemm_sm90: shared memory"))
+    if (!allow_shared_memory(device, gemm_sm90_kernel<S, Route>, shared,
+                             "gemm_sm90: shared memory"))
         return;
-    LAUNCH(gemm_sm90_kernel<S>, (unsigned)blocks, SM90_THREADS, shared, device->stream, arguments);
+    LAUNCH((gemm_sm90_kernel<S, Route>), (unsigned)blocks, SM90_THREADS, shared, device->stream,
+           arguments, route);
     GPU_LAUNCHED(device, "gemm_sm90");
 }
 
 template <class T, bool GATHER>
 void sm90_launch_kind(gpu_device *device, int kind, const sm90_arguments &arguments, int64_t tiles)
 {
+    const gemm_no_router none = {};
     switch (kind) {
     case SM90_WIDE:
-        sm90_launch<Sm90_shape<T, true, 128, 2, 4, GATHER>>(device, arguments, tiles);
+        sm90_launch<Sm90_shape<T, true, 128, 2, 4, GATHER>>(device, arguments, tiles, none);
         break;
     case SM90_SQUARE:
-        sm90_launch<Sm90_shape<T, true, 128, 1, 6, GATHER>>(device, arguments, tiles);
+        sm90_launch<Sm90_shape<T, true, 128, 1, 6, GATHER>>(device, arguments, tiles, none);
         break;
     case SM90_FEW64:
-        sm90_launch<Sm90_shape<T, false, 64, 1, 8, GATHER>>(device, arguments, tiles);
+        sm90_launch<Sm90_shape<T, false, 64, 1, 8, GATHER>>(device, arguments, tiles, none);
         break;
     case SM90_FEW32:
-        sm90_launch<Sm90_shape<T, false, 32, 1, 10, GATHER>>(device, arguments, tiles);
+        sm90_launch<Sm90_shape<T, false, 32, 1, 10, GATHER>>(device, arguments, tiles, none);
         break;
     }
 }
@@ -204,7 +209,10 @@ void sm90_run(gpu_device *device, gemm_family family, const gemm_launch *launch,
     }
     sm90_fill(launch, plan, &arguments);
     const int64_t tiles = plan.tiles_x * plan.tiles_n;
-    if (family == GEMM_E4M3_E4M3 && launch->gather)
+    if (launch->route)
+        sm90_launch<Sm90_shape<uint16_t, false, 32, 1, 10, false>>(
+            device, arguments, tiles, gemm_routes(*launch, SM90_GROUPS * plan.weight_rows));
+    else if (family == GEMM_E4M3_E4M3 && launch->gather)
         sm90_launch_kind<uint8_t, true>(device, plan.kind, arguments, tiles);
     else if (family == GEMM_E4M3_E4M3)
         sm90_launch_kind<uint8_t, false>(device, plan.kind, arguments, tiles);

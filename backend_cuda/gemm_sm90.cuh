@@ -14,6 +14,7 @@
 
 #include "backend_cuda/gemm.h"
 #include "backend_cuda/ptx_sm90.cuh"
+#include "backend_cuda/router.cuh"
 
 namespace
 {
@@ -26,6 +27,7 @@ enum {
     SM90_LAG = 2,            // stages that gathered rows may be under way
     SM90_BAND = 16,          // tiles of x that are walked together, for the L2 cache
     SM90_MAX_EXPERTS = 1024, // tile counts of all are kept in shared memory
+    SM90_ROUTE_BARRIER = 1,  // of the warpgroups that multiply
 };
 
 struct sm90_part {
@@ -77,7 +79,7 @@ template <class S> struct Sm90_ring {
     unsigned char *stages;
     float *scales;
     uint64_t *full, *empty;
-    int32_t *tiles_before; // [groups + 1], only with offsets
+    int32_t *tiles_before; // [groups + 1], only with offsets; [1] where logits are routed
 
     __device__ __forceinline__ explicit Sm90_ring(unsigned char *shared)
         : stages(shared), scales(reinterpret_cast<float *>(shared + S::STAGES * S::STAGE)),
@@ -669,8 +671,33 @@ sm90_store_columns(const sm90_arguments &arguments, const Sm90_tile &tile, const
     }
 }
 
+// The end of a tile of logits, by both warpgroups; tiles_before is not used by dense products, and passes on who is
+// last.
 template <class S>
-static __device__ void sm90_consume(const sm90_arguments &arguments, const Sm90_ring<S> &ring)
+static __device__ void sm90_route(const gemm_router &route, const Sm90_ring<S> &ring,
+                                  const Sm90_tile &tile)
+{
+    const int thread = (int)threadIdx.x - 128, rows = tile.end_row - tile.first_row;
+    gemm_router_stored();
+    named_barrier_sync(SM90_ROUTE_BARRIER, 128 * SM90_GROUPS);
+    if (thread == 0)
+        ring.tiles_before[0] = gemm_router_last(route, tile.first_row / S::X_ROWS);
+    named_barrier_sync(SM90_ROUTE_BARRIER, 128 * SM90_GROUPS);
+    if (!ring.tiles_before[0])
+        return;
+    gemm_router_stored();
+    gemm_router_rows(route, tile.first_row, rows < S::X_ROWS ? rows : S::X_ROWS, thread / 32,
+                     4 * SM90_GROUPS);
+}
+
+template <class S>
+static __device__ void sm90_route(const gemm_no_router &, const Sm90_ring<S> &, const Sm90_tile &)
+{
+}
+
+template <class S, class Route>
+static __device__ void sm90_consume(const sm90_arguments &arguments, const Sm90_ring<S> &ring,
+                                    const Route &route)
 {
     const int thread = (int)threadIdx.x - 128, in_group = thread % 128;
     const Sm90_lane lane = {thread / 128,
@@ -684,15 +711,17 @@ static __device__ void sm90_consume(const sm90_arguments &arguments, const Sm90_
         const bool idle = S::X_IS_A ? tile.first_row + lane.group * 64 >= tile.end_row
                                     : tile.first_n + lane.group * arguments.weight_rows >= part.n;
         Sm90_product<S> product(ring, lane);
-        if (idle) {
+        if (idle)
             product.skip(place, arguments.blocks);
-            continue;
-        }
-        product.run(place, arguments.blocks, part.block_scale, tile.first_n + S::COLUMNS < part.n);
-        if (S::X_IS_A)
-            sm90_store_rows<S>(arguments, tile, lane, product.sum);
         else
+            product.run(place, arguments.blocks, part.block_scale,
+                        tile.first_n + S::COLUMNS < part.n);
+        if (!idle && S::X_IS_A)
+            sm90_store_rows<S>(arguments, tile, lane, product.sum);
+        else if (!idle)
             sm90_store_columns<S>(arguments, tile, lane, product.sum);
+        if (Route::routes && tile.part == 0)
+            sm90_route(route, ring, tile);
     }
 }
 
@@ -713,9 +742,10 @@ static __device__ __forceinline__ void sm90_clear_unused(const sm90_arguments &a
     fence_async_proxy();
 }
 
-template <class S>
+template <class S, class Route>
 static __global__ void __launch_bounds__(SM90_THREADS, 1)
-    gemm_sm90_kernel(const __grid_constant__ sm90_arguments arguments)
+    gemm_sm90_kernel(const __grid_constant__ sm90_arguments arguments,
+                     const __grid_constant__ Route route)
 {
     DYN_SHARED(unsigned char, shared);
     Sm90_ring<S> ring(shared);
@@ -741,7 +771,7 @@ static __global__ void __launch_bounds__(SM90_THREADS, 1)
         sm90_produce(arguments, ring);
     } else {
         registers_more<216>();
-        sm90_consume(arguments, ring);
+        sm90_consume(arguments, ring, route);
     }
 }
 

@@ -14,6 +14,7 @@
 // Predicted share of copy bandwidth up to 16 rows: 80 to 85 % of A100 and L40, 75 % of H100 (N >= 6144). With more
 // rows every strip reads all of x from L2: M * bytes of x to 16 or 32 * bytes of W; at 64 rows 35 to 50 %.
 #include "backend_cuda/gemm_tile.cuh"
+#include "backend_cuda/router.cuh"
 
 #include <type_traits>
 
@@ -308,8 +309,9 @@ sum_block(const gemm_launch &g, const int *first, strip_cursor<S> &cursor, strip
     }
 }
 
-template <class S>
-static __global__ void __launch_bounds__(S::threads, S::blocks) gemm_small(gemm_launch g)
+template <class S, class Route>
+static __global__ void __launch_bounds__(S::threads, S::blocks)
+    gemm_small(gemm_launch g, Route route)
 {
     if (!S::math::available)
         return;
@@ -352,12 +354,14 @@ static __global__ void __launch_bounds__(S::threads, S::blocks) gemm_small(gemm_
                 set ^= 1;
         }
         store<S>(g, tile, y);
+        if (Route::routes && tile.part == 0)
+            gemm_router_tile(route, tile.row / S::height, tile.row, tile.rows);
     }
 }
 
 // ---- launching ----------------------------------------------------------------------------------------------------
 
-template <class S> int launch_strips(gpu_device *device, gemm_launch *g)
+template <class S, class Route> int launch_strips(gpu_device *device, gemm_launch *g, Route route)
 {
     size_t bytes = S::shared_bytes + gemm_list_bytes(g);
     if (bytes > device->shared_limit)
@@ -366,9 +370,9 @@ template <class S> int launch_strips(gpu_device *device, gemm_launch *g)
     int64_t resident = (fit < 1 ? 1 : fit) * device->multiprocessors;
     unsigned blocks = gemm_count_tiles(g, S::height, S::width, resident);
     blocks = blocks < resident ? blocks : (unsigned)resident;
-    if (!allow_shared_memory(device, gemm_small<S>, bytes, "gemm"))
+    if (!allow_shared_memory(device, gemm_small<S, Route>, bytes, "gemm"))
         return 1;
-    LAUNCH((gemm_small<S>), blocks, S::threads, bytes, device->stream, *g);
+    LAUNCH((gemm_small<S, Route>), blocks, S::threads, bytes, device->stream, *g, route);
     GPU_LAUNCHED(device, "gemm");
     return 1;
 }
@@ -377,21 +381,38 @@ template <class X, class W, class Math, int Depth, int Stages>
 int launch_family(gpu_device *device, gemm_launch *g, int rows)
 {
     constexpr int narrow = sizeof(X) == 1 ? 64 : 32; // many rows of x: shorter stages
+    const gemm_no_router none = {};
 #ifndef RONDO_HIP
     if (rows <= 8)
-        return launch_strips<strip_shape<X, W, Math, 1, 8, Depth, Stages>>(device, g);
+        return launch_strips<strip_shape<X, W, Math, 1, 8, Depth, Stages>>(device, g, none);
 #endif
     if (rows <= 16)
-        return launch_strips<strip_shape<X, W, Math, 1, 16, Depth, Stages>>(device, g);
+        return launch_strips<strip_shape<X, W, Math, 1, 16, Depth, Stages>>(device, g, none);
     if (rows <= 32)
-        return launch_strips<strip_shape<X, W, Math, 1, 32, narrow, 4>>(device, g);
-    return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 2>>(device, g);
+        return launch_strips<strip_shape<X, W, Math, 1, 32, narrow, 4>>(device, g, none);
+    return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 2>>(device, g, none);
+}
+
+// Low strips, whatever the rows: logits are few channels, so that higher ones would leave most of the device idle; and
+// the block that routes a strip's rows has four of them a warp at most.
+int launch_routed(gpu_device *device, gemm_launch *g)
+{
+    const gemm_router route = gemm_routes(*g, 16);
+#ifndef RONDO_HIP
+    if (g->rows <= 8)
+        return launch_strips<strip_shape<uint16_t, uint16_t, gemm_math_bf16, 1, 8, 64, 3>>(
+            device, g, route);
+#endif
+    return launch_strips<strip_shape<uint16_t, uint16_t, gemm_math_bf16, 1, 16, 64, 3>>(device, g,
+                                                                                        route);
 }
 
 } // namespace
 
 int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *g, int rows)
 {
+    if (g->route)
+        return family == GEMM_BF16_BF16 && launch_routed(device, g);
     switch (family) {
     case GEMM_BF16_BF16:
         return launch_family<uint16_t, uint16_t, gemm_math_bf16, 64, 3>(device, g, rows);

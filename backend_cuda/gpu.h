@@ -27,6 +27,9 @@ extern "C" {
  * NaN and there is no -0; see gemm_fnuz_codes in gemm_tile.cuh. */
 enum gpu_fp8 { GPU_FP8_NONE, GPU_FP8_OCP, GPU_FP8_FNUZ };
 
+/* Counters that kernels share, all 0 between launches. */
+enum { GPU_TICKETS = 64 };
+
 struct gpu_device {
     struct rondo_device base; /* first: ops get a pointer to it */
     int ordinal;
@@ -37,8 +40,9 @@ struct gpu_device {
     int multiplies_e4m3; /* this program's code for the device has products of e4m3 */
     size_t shared_limit; /* bytes of dynamic shared memory a block may opt in to */
     cudaStream_t stream; /* all work of the device, in order */
-    void *workspace;     /* scratch that any op may use for its own duration */
+    void *workspace;     /* scratch that any op may use for its own duration; behind the tickets */
     size_t workspace_size;
+    uint32_t *tickets;          /* [GPU_TICKETS], one allocation with the workspace */
     struct rondo_limits limits; /* what the workspace was made for */
     cudaError_t error;          /* first failure; later calls do nothing */
     char error_what[128];       /* the call that failed */
@@ -74,6 +78,7 @@ void GPU(softmax_attention)(struct rondo_device *device,
 void GPU(accept)(struct rondo_device *device, const struct rondo_op_accept *op);
 void GPU(group_norm_gate)(struct rondo_device *device, const struct rondo_op_group_norm_gate *op);
 void GPU(router)(struct rondo_device *device, const struct rondo_op_router *op);
+void GPU(gemm_router)(struct rondo_device *device, const struct rondo_op_gemm_router *op);
 void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_tokens *op);
 void GPU(swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
 void GPU(combine)(struct rondo_device *device, const struct rondo_op_combine *op);

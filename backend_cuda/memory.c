@@ -195,6 +195,9 @@ static void synchronize(struct rondo_device *device)
 typedef size_t workspace_function(const struct gpu_device *device,
                                   const struct rondo_limits *limits);
 
+/* Of what the tickets take, in front of the workspace: it is aligned to so many bytes. */
+#define TICKET_BYTES ((size_t)GPU_TICKETS * sizeof(uint32_t))
+
 /* One op runs at a time, so the families share one block. */
 static uint64_t workspace_size(struct rondo_device *device, const struct rondo_limits *limits)
 {
@@ -207,7 +210,7 @@ static uint64_t workspace_size(struct rondo_device *device, const struct rondo_l
         size_t size = families[i](&gpu_host_of(device)->gpu, limits);
         largest = size > largest ? size : largest;
     }
-    return largest;
+    return TICKET_BYTES + largest;
 }
 
 /* Fields are the largest ever asked for. */
@@ -227,23 +230,25 @@ static int reserve(struct rondo_device *device, const struct rondo_limits *limit
     struct rondo_limits wide = gpu->limits;
     widen(&wide, limits);
     size_t size = (size_t)workspace_size(device, &wide);
-    if (size > gpu->workspace_size) {
+    if (!gpu->tickets || size > TICKET_BYTES + gpu->workspace_size) {
         synchronize(device); /* whatever uses the old one is over */
-        release(device, gpu->workspace);
+        release(device, gpu->tickets);
+        gpu->tickets = NULL;
         gpu->workspace = NULL;
         gpu->workspace_size = 0;
         host->workspace_serial++;
-        void *workspace = allocate(device, size);
-        if (!workspace && device->status(device, error))
+        uint32_t *tickets = allocate(device, size); /* zeros */
+        if (!tickets && device->status(device, error))
             return error ? (int)error->status : RONDO_FAILED;
-        if (!workspace)
+        if (!tickets)
             return rondo_fail(error, RONDO_FAILED,
                               "%s: no memory left for the workspace (want %.1f MB, got %.1f MB); a "
                               "smaller batch or --device cpu need less of it",
                               host->name, (double)size / 1e6,
                               (double)memory_available(device) / 1e6);
-        gpu->workspace = workspace;
-        gpu->workspace_size = size;
+        gpu->tickets = tickets;
+        gpu->workspace = tickets + GPU_TICKETS;
+        gpu->workspace_size = size - TICKET_BYTES;
     }
     gpu->limits = wide;
     return RONDO_OK;

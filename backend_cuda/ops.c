@@ -23,6 +23,7 @@ SLOT(softmax_attention)
 SLOT(accept)
 SLOT(group_norm_gate)
 SLOT(router)
+SLOT(gemm_router)
 SLOT(group_tokens)
 SLOT(swiglu)
 SLOT(combine)
@@ -48,6 +49,12 @@ static const char *gemm_supports(struct gpu_device *gpu, const struct rondo_op_g
     return aligned ? GPU(gemm_supports)(gpu, op) : "x or a weight is not aligned to 16 bytes";
 }
 
+static const char *gemm_router_supports(struct gpu_device *gpu,
+                                        const struct rondo_op_gemm_router *op)
+{
+    return gemm_supports(gpu, &op->gemm);
+}
+
 static const char *grouped_gemm_supports(struct gpu_device *gpu,
                                          const struct rondo_op_grouped_gemm *op)
 {
@@ -66,6 +73,8 @@ static const char *supports(struct rondo_device *device, enum rondo_op op, const
         return gemm_supports(gpu, args);
     case RONDO_OP_GROUPED_GEMM:
         return grouped_gemm_supports(gpu, args);
+    case RONDO_OP_GEMM_ROUTER:
+        return gemm_router_supports(gpu, args);
     case RONDO_OP_LINEAR_ATTENTION:
         return GPU(linear_attention_supports)(gpu, args);
     case RONDO_OP_SOFTMAX_ATTENTION:
@@ -117,6 +126,7 @@ void GPU(set_ops)(struct rondo_device *device)
         .accept = run_accept,
         .group_norm_gate = run_group_norm_gate,
         .router = run_router,
+        .gemm_router = run_gemm_router,
         .group_tokens = run_group_tokens,
         .swiglu = run_swiglu,
         .combine = run_combine,

@@ -263,6 +263,19 @@ static void check_router(struct check *check, const struct rondo_op_router *op)
     want(check, op->ids && op->weights, "ids", "are missing");
 }
 
+static void check_gemm_router(struct check *check, const struct rondo_op_gemm_router *op)
+{
+    const struct rondo_tensor *made = &op->gemm.part[0].out, *routed = &op->router.logits;
+    check_gemm(check, &op->gemm);
+    check_router(check, &op->router);
+    want(check, !op->gemm.residual, "logits", "are a residual");
+    want(check, made->data == routed->data && made->row_stride == routed->row_stride, "logits",
+         "are not what the first part makes");
+    want_size(check, "logits", routed->shape[0], made->shape[0]);
+    want_size(check, "logits", routed->shape[1], made->shape[1]);
+    want(check, made->dtype == RONDO_F32, "logits", "are not made as f32");
+}
+
 static void check_group_tokens(struct check *check, const struct rondo_op_group_tokens *op)
 {
     want(check, op->ids && op->offsets && op->row_of && op->token_of, "ids",
@@ -363,6 +376,9 @@ int rondo_op_check(enum rondo_op op, const void *args, const char *label, struct
         break;
     case RONDO_OP_ROUTER:
         check_router(&check, args);
+        break;
+    case RONDO_OP_GEMM_ROUTER:
+        check_gemm_router(&check, args);
         break;
     case RONDO_OP_GROUP_TOKENS:
         check_group_tokens(&check, args);

@@ -274,6 +274,13 @@ struct rondo_op_router {
     float scale;
 };
 
+/* gemm, and then router of the logits that the first part's out holds: the two ops, with their orders and tolerances.
+ * On one device everything has the bits that the two ops give there. */
+struct rondo_op_gemm_router {
+    struct rondo_op_gemm gemm;     /* part 0 is of the logits, f32; no residual */
+    struct rondo_op_router router; /* logits: part[0].out */
+};
+
 /* Orders the T*K routed pairs by expert, by token within an expert. offsets[e] is the first row of expert
  * e; row_of[t*K + k] the row of that pair; token_of[r] the token of a row. Exact. */
 struct rondo_op_group_tokens {
@@ -377,6 +384,7 @@ enum rondo_op {
     RONDO_OP_ACCEPT,
     RONDO_OP_GROUP_NORM_GATE,
     RONDO_OP_ROUTER,
+    RONDO_OP_GEMM_ROUTER,
     RONDO_OP_GROUP_TOKENS,
     RONDO_OP_SWIGLU,
     RONDO_OP_COMBINE,
@@ -404,6 +412,7 @@ struct rondo_ops {
     void (*accept)(struct rondo_device *device, const struct rondo_op_accept *op);
     void (*group_norm_gate)(struct rondo_device *device, const struct rondo_op_group_norm_gate *op);
     void (*router)(struct rondo_device *device, const struct rondo_op_router *op);
+    void (*gemm_router)(struct rondo_device *device, const struct rondo_op_gemm_router *op);
     void (*group_tokens)(struct rondo_device *device, const struct rondo_op_group_tokens *op);
     void (*swiglu)(struct rondo_device *device, const struct rondo_op_swiglu *op);
     void (*combine)(struct rondo_device *device, const struct rondo_op_combine *op);

@@ -40,6 +40,7 @@ union rondo_op_args {
     struct rondo_op_softmax_attention softmax_attention;
     struct rondo_op_group_norm_gate group_norm_gate;
     struct rondo_op_router router;
+    struct rondo_op_gemm_router gemm_router;
     struct rondo_op_group_tokens group_tokens;
     struct rondo_op_swiglu swiglu;
     struct rondo_op_combine combine;

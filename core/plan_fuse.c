@@ -131,11 +131,40 @@ static void fuse_norm(struct rondo_plan *plan, int32_t index)
         plan->values[out].first = index;
 }
 
+/* Step `index` is a product whose first part makes the logits of a later step of its layer. */
+static void fuse_router(struct rondo_plan *plan, int32_t index)
+{
+    struct rondo_step *gemm = &plan->steps[index];
+    if (gemm->op != RONDO_OP_GEMM || gemm->args.gemm.residual)
+        return;
+    int32_t logits =
+        find_binding(gemm, FIELD(gemm.part) + offsetof(struct rondo_gemm_part, out))->value;
+    int32_t at = plan->values[logits].last;
+    struct rondo_step *router = &plan->steps[at];
+    if (router->op != RONDO_OP_ROUTER ||
+        find_binding(router, FIELD(router.logits))->value != logits)
+        return;
+    struct rondo_fusion *fusion = add_fusion(plan, index);
+    if (!fusion)
+        return;
+    fusion->steps[fusion->n_steps++] = at;
+    fusion->step.op = RONDO_OP_GEMM_ROUTER; /* its gemm comes first: bindings stay */
+    fusion->step.args.gemm_router.router = router->args.router;
+    for (int32_t i = 0; i < router->n_bindings; i++) {
+        struct rondo_binding binding = router->binding[i];
+        binding.field += FIELD(gemm_router.router) - FIELD(router);
+        fusion->step.binding[fusion->step.n_bindings++] = binding;
+        if (binding.use == RONDO_USE_OUT && plan->values[binding.value].first > index)
+            plan->values[binding.value].first = index;
+    }
+}
+
 void rondo_plan_fuse(struct rondo_plan *plan)
 {
     for (int32_t i = 0; i + 1 < plan->n_steps && !plan->out_of_memory; i++) {
         fuse_quantize(plan, i);
         fuse_norm(plan, i);
+        fuse_router(plan, i);
     }
 }
 

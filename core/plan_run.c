@@ -16,6 +16,7 @@ static const char *const op_names[RONDO_OP_COUNT] = {
     [RONDO_OP_ACCEPT] = "accept",
     [RONDO_OP_GROUP_NORM_GATE] = "group_norm_gate",
     [RONDO_OP_ROUTER] = "router",
+    [RONDO_OP_GEMM_ROUTER] = "gemm_router",
     [RONDO_OP_GROUP_TOKENS] = "group_tokens",
     [RONDO_OP_SWIGLU] = "swiglu",
     [RONDO_OP_COMBINE] = "combine",
@@ -63,6 +64,9 @@ void rondo_step_run(const struct rondo_step *step, struct rondo_device *device)
         break;
     case RONDO_OP_ROUTER:
         ops->router(device, &args->router);
+        break;
+    case RONDO_OP_GEMM_ROUTER:
+        ops->gemm_router(device, &args->gemm_router);
         break;
     case RONDO_OP_GROUP_TOKENS:
         ops->group_tokens(device, &args->group_tokens);

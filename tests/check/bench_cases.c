@@ -456,6 +456,42 @@ static void bench_router_cases(struct bench *bench)
                bytes_of(&op.logits, NULL, NULL) + (double)T * K * 8, 0, "T=%d E=%d K=%d", T, E, K);
 }
 
+static void bench_gemm_router_cases(struct bench *bench)
+{
+    static const int32_t tokens[] = {1, 8, 16, 64, 128, 8192};
+    reserve(bench, 8192 / bench->shrink, 4096, 8192);
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
+        int32_t T = at_least_one(tokens[i] / (tokens[i] > 64 ? bench->shrink : 1));
+        struct rondo_op_gemm_router op[BENCH_SETS];
+        int sets = bench_sets(bench, (size_t)E * D * 2), made = 0;
+        bench_begin(bench);
+        struct rondo_tensor x = bench_tensor(bench, RONDO_BF16, T, D, true);
+        struct rondo_tensor logits = bench_tensor(bench, RONDO_F32, T, E, false);
+        struct rondo_op_router router = {.logits = logits,
+                                         .bias = bench_take(bench, E * sizeof(float)),
+                                         .ids = bench_take(bench, (size_t)T * K * 4),
+                                         .weights = bench_take(bench, (size_t)T * K * 4),
+                                         .experts_per_token = K,
+                                         .n_group = GROUPS,
+                                         .topk_group = GROUPS / 2,
+                                         .score = RONDO_SCORE_SIGMOID,
+                                         .normalize = true,
+                                         .scale = 2.5f};
+        for (; made < sets; made++) {
+            op[made] =
+                (struct rondo_op_gemm_router){.gemm = {.x = x, .n_parts = 1}, .router = router};
+            op[made].gemm.part[0].weight = bench_tensor(bench, RONDO_BF16, E, D, false);
+            op[made].gemm.part[0].out = logits;
+            if (!op[made].gemm.part[0].weight.data)
+                break;
+        }
+        if (made)
+            bench_time(bench, RONDO_OP_GEMM_ROUTER, op, sizeof *op, made,
+                       bytes_of(&x, &op[0].gemm.part[0].weight, NULL) + (double)T * K * 8,
+                       2.0 * T * E * D, "T=%d E=%d K=%d D=%d bf16", T, E, K, D);
+    }
+}
+
 static void bench_group_tokens_cases(struct bench *bench)
 {
     int32_t T = 8192 / bench->shrink;
@@ -512,6 +548,7 @@ void bench_cases(struct bench *bench, const char *pattern)
         {RONDO_OP_SWIGLU, bench_swiglu_cases},
         {RONDO_OP_QKV, bench_qkv_cases},
         {RONDO_OP_ROUTER, bench_router_cases},
+        {RONDO_OP_GEMM_ROUTER, bench_gemm_router_cases},
         {RONDO_OP_GROUP_TOKENS, bench_group_tokens_cases},
         {RONDO_OP_COMBINE, bench_combine_cases},
     };

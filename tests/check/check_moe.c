@@ -414,6 +414,7 @@ static void check_combine(struct check *check)
 const struct check_family check_family_moe = {
     .name = "moe",
     .ops = {{"router", check_router},
+            {"gemm_router", check_gemm_router},
             {"group_tokens", check_group_tokens},
             {"combine", check_combine},
             {"combine", check_combine_norm}},

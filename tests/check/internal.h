@@ -17,5 +17,7 @@ int check_layouts(const char *pattern);
 /* Bodies of check_linear.c and check_softmax.c. */
 void check_linear_order(struct check *check);
 void check_softmax_order(struct check *check);
+/* Body of check_gemm_router.c. */
+void check_gemm_router(struct check *check);
 
 #endif

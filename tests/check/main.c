@@ -122,6 +122,9 @@ void check_call(struct rondo_device *device, enum rondo_op op, const void *argum
     case RONDO_OP_ROUTER:
         ops->router(device, arguments);
         break;
+    case RONDO_OP_GEMM_ROUTER:
+        ops->gemm_router(device, arguments);
+        break;
     case RONDO_OP_GROUP_TOKENS:
         ops->group_tokens(device, arguments);
         break;
@@ -152,6 +155,8 @@ static bool has_fixed_order(enum rondo_op op, const void *arguments)
     switch (op) {
     case RONDO_OP_GEMM:
         return ((const struct rondo_op_gemm *)arguments)->x.dtype == RONDO_F32;
+    case RONDO_OP_GEMM_ROUTER:
+        return ((const struct rondo_op_gemm_router *)arguments)->gemm.x.dtype == RONDO_F32;
     case RONDO_OP_GROUPED_GEMM:
         return ((const struct rondo_op_grouped_gemm *)arguments)->x.dtype == RONDO_F32;
     case RONDO_OP_LINEAR_ATTENTION:

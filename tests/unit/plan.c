@@ -213,8 +213,9 @@ static void test_arena(enum rondo_mode mode)
     }
     /* Per layer: qkv, dense, and the two inputs of the feed-forward network. */
     EXPECT(quantizes == (mode == RONDO_MODE_FP8 ? 20 * 4 : 0), "%d quantise steps", quantizes);
-    /* Of codes: what two norms, the gated norm of a linear layer and swiglu give. Of combines: the norm after them. */
-    int32_t fusions = mode == RONDO_MODE_FP8 ? 20 * 2 + 16 + 20 + 18 : 18;
+    /* Of codes: what two norms, the gated norm of a linear layer and swiglu give. Of combines: the norm after them. Of
+     * routers: the product before them. */
+    int32_t fusions = (mode == RONDO_MODE_FP8 ? 20 * 2 + 16 + 20 : 0) + 18 + 19;
     EXPECT(plan.n_fusions == fusions, "%d fusions, want %d", plan.n_fusions, fusions);
     free(made);
     rondo_plan_destroy(&plan);

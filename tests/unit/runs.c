@@ -86,6 +86,7 @@ SLOT(qkv, RONDO_OP_QKV, op->batch)
 SLOT(softmax_attention, RONDO_OP_SOFTMAX_ATTENTION, op->batch)
 SLOT(group_norm_gate, RONDO_OP_GROUP_NORM_GATE, NULL)
 SLOT(router, RONDO_OP_ROUTER, NULL)
+SLOT(gemm_router, RONDO_OP_GEMM_ROUTER, NULL)
 SLOT(group_tokens, RONDO_OP_GROUP_TOKENS, NULL)
 SLOT(swiglu, RONDO_OP_SWIGLU, NULL)
 SLOT(combine, RONDO_OP_COMBINE, NULL)
@@ -113,6 +114,7 @@ static const struct rondo_ops intercepted = {
     .softmax_attention = run_softmax_attention,
     .group_norm_gate = run_group_norm_gate,
     .router = run_router,
+    .gemm_router = run_gemm_router,
     .group_tokens = run_group_tokens,
     .swiglu = run_swiglu,
     .combine = run_combine,
