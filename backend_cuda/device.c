@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void counts(struct rondo_device *device, struct rondo_device_counts *out)
 {
@@ -17,6 +18,9 @@ static void close_device(struct rondo_device *device)
         cudaStreamSynchronize(host->gpu.stream);
     if (host->gpu.tickets)
         cudaFree(host->gpu.tickets);
+    if (host->cublaslt_workspace)
+        cudaFree(host->cublaslt_workspace);
+    rondo_cublaslt_close(host->cublaslt);
     GPU(staging_close)(host);
     if (host->gpu.stream)
         cudaStreamDestroy(host->gpu.stream);
@@ -55,6 +59,42 @@ static void set_table(struct rondo_device *device)
     GPU(set_recording)(device);
 }
 
+/* "N+cublaslt" is device N with products of bf16 by cuBLASLt. False with an error for anything else behind the N. */
+static bool split_name(const char *which, char *ordinal, size_t size, bool *cublaslt,
+                       struct rondo_error *error)
+{
+    const char *plus = strchr(which, '+');
+    *cublaslt = plus != NULL;
+    snprintf(ordinal, size, "%.*s", (int)(plus ? (size_t)(plus - which) : strlen(which)), which);
+    if (plus && strcmp(plus, "+cublaslt") != 0)
+        return !rondo_fail(error, RONDO_USAGE,
+                           GPU_NAME ":%s: unknown option (got \"%s\", want +cublaslt)", which,
+                           plus);
+    if (plus && strcmp(GPU_NAME, "cuda") != 0)
+        return !rondo_fail(error, RONDO_USAGE,
+                           GPU_NAME ":%s: cuBLASLt is for NVIDIA GPUs, cuda:N+cublaslt", which);
+    return true;
+}
+
+static bool open_cublaslt(struct gpu_host *host, struct rondo_error *error)
+{
+    struct rondo_device *device = &host->gpu.base;
+    char why[100];
+    size_t length = strlen(device->description);
+    host->cublaslt = rondo_cublaslt_open(NULL, why, sizeof why);
+    if (!host->cublaslt)
+        return !rondo_fail(error, RONDO_FAILED,
+                           "%s: cuBLASLt can not be used: %s; --device %s runs without it",
+                           host->name, why, host->name);
+    host->cublaslt_workspace = device->allocate(device, GPU_CUBLASLT_BYTES);
+    if (!host->cublaslt_workspace)
+        return !rondo_fail(error, RONDO_FAILED, "%s: no memory left for the workspace of cuBLASLt",
+                           host->name);
+    snprintf(device->description + length, sizeof device->description - length, ", cuBLASLt %s",
+             host->cublaslt->version);
+    return true;
+}
+
 static struct rondo_device *open_device(const char *which,
                                         const struct rondo_device_options *options,
                                         struct rondo_error *error)
@@ -65,7 +105,11 @@ static struct rondo_device *open_device(const char *which,
                    options->cpu_mask);
         return NULL;
     }
-    int ordinal = GPU(find)(which, &properties, error);
+    char name[24];
+    bool cublaslt;
+    if (!split_name(which, name, sizeof name, &cublaslt, error))
+        return NULL;
+    int ordinal = GPU(find)(name, &properties, error);
     if (ordinal < 0)
         return NULL;
     struct gpu_host *host = calloc(1, sizeof *host);
@@ -83,7 +127,10 @@ static struct rondo_device *open_device(const char *which,
                      "cudaStreamCreate") &&
         GPU(staging_open)(host)) {
         host->gpu.multiplies_e4m3 = GPU(gemm_multiplies_e4m3)(&host->gpu);
-        return device;
+        if (!cublaslt || open_cublaslt(host, error))
+            return device;
+        close_device(device);
+        return NULL;
     }
     GPU(status)(device, error);
     close_device(device);

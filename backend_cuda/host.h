@@ -4,6 +4,7 @@
 
 #include "backend_cuda/gpu.h"
 #include "backend_cuda/architecture.h"
+#include "backend_cuda/cublaslt.h"
 #include "core/error.h"
 
 /* The backend's name as text, "cuda". */
@@ -24,6 +25,9 @@ extern const struct rondo_backend GPU_BACKEND;
  * out of it are over. */
 #define STAGING_HALF ((size_t)8 << 20)
 
+/* Workspace of cuBLASLt, as NVIDIA advises for Hopper. */
+#define GPU_CUBLASLT_BYTES ((size_t)32 << 20)
+
 struct gpu_staging {
     char *memory; /* [2 * STAGING_HALF] */
     int half;     /* the one that is being filled */
@@ -36,6 +40,8 @@ struct gpu_host {
     char name[32];         /* "cuda:0" */
     struct gpu_staging staging;
     struct rondo_device_counts counts;
+    struct cublaslt *cublaslt; /* multiplies bf16; NULL: this device was not asked for with it */
+    void *cublaslt_workspace;  /* [GPU_CUBLASLT_BYTES] */
     uint64_t workspace_serial; /* changes when the workspace moves */
     bool recording;
     uint64_t recorded;           /* kernels since record_begin */

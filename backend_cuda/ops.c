@@ -15,7 +15,6 @@
 SLOT(embedding)
 SLOT(rmsnorm)
 SLOT(quantize)
-SLOT(gemm)
 SLOT(grouped_gemm)
 SLOT(qkv)
 SLOT(linear_attention)
@@ -31,6 +30,57 @@ SLOT(argmax)
 SLOT(penalize)
 SLOT(candidates)
 #undef SLOT
+
+/* ---- products by cuBLASLt ------------------------------------------------------------------------- */
+
+static bool is_aligned(const struct rondo_tensor *tensor);
+
+/* Products of bf16 without bias; never a matter of the number of rows. */
+static bool takes_cublaslt(const struct gpu_host *host, const struct rondo_op_gemm *op)
+{
+    bool takes = host->cublaslt && op->x.dtype == RONDO_BF16 && op->x.shape[1] % 16 == 0 &&
+                 is_aligned(&op->x);
+    for (int i = 0; i < op->n_parts && takes; i++) {
+        const struct rondo_gemm_part *part = &op->part[i];
+        takes = part->weight.dtype == RONDO_BF16 && !part->bias && part->out.shape[1] % 16 == 0 &&
+                is_aligned(&part->weight) && is_aligned(&part->out);
+    }
+    return takes;
+}
+
+static void run_gemm(struct rondo_device *device, const struct rondo_op_gemm *op)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (!GPU(enter)(host))
+        return;
+    if (!takes_cublaslt(host, op)) {
+        GPU(gemm)(device, op);
+        return;
+    }
+    for (int i = 0; i < op->n_parts && op->x.shape[0]; i++) {
+        struct rondo_op_gemm one = {
+            .x = op->x, .part = {op->part[i]}, .n_parts = 1, .residual = op->residual};
+        const struct rondo_tensor *out = &one.part[0].out;
+        struct cublaslt_product product = {
+            .m = op->x.shape[0],
+            .n = out->shape[1],
+            .k = op->x.shape[1],
+            .x = op->x.data,
+            .weight = one.part[0].weight.data,
+            .x_stride = op->x.row_stride,
+            .out = out->data,
+            .out_stride = out->row_stride,
+            .out_type = out->dtype == RONDO_BF16 ? CUBLASLT_BF16 : CUBLASLT_F32,
+            .add = op->residual,
+            .workspace = host->cublaslt_workspace,
+            .workspace_size = GPU_CUBLASLT_BYTES,
+        };
+        if (rondo_cublaslt_multiply(host->cublaslt, &product, host->gpu.stream))
+            GPU(gemm)(device, &one); /* it has no algorithm for this */
+        else
+            GPU(launched)(&host->gpu, cudaGetLastError(), "cuBLASLt");
+    }
+}
 
 /* ---- what can be done ------------------------------------------------------------------------------ */
 
@@ -52,6 +102,8 @@ static const char *gemm_supports(struct gpu_device *gpu, const struct rondo_op_g
 static const char *gemm_router_supports(struct gpu_device *gpu,
                                         const struct rondo_op_gemm_router *op)
 {
+    if (takes_cublaslt(gpu_host_of(&gpu->base), &op->gemm))
+        return "cuBLASLt multiplies, and does not route";
     return gemm_supports(gpu, &op->gemm);
 }
 
@@ -87,6 +139,8 @@ static const char *supports(struct rondo_device *device, enum rondo_op op, const
 static const char *path(struct rondo_device *device, enum rondo_op op, const void *args)
 {
     struct gpu_device *gpu = &gpu_host_of(device)->gpu;
+    if (op == RONDO_OP_GEMM && takes_cublaslt(gpu_host_of(device), args))
+        return "cuBLASLt bf16";
     return op == RONDO_OP_GEMM                ? GPU(gemm_path)(gpu, args)
            : op == RONDO_OP_GROUPED_GEMM      ? GPU(grouped_gemm_path)(gpu, args)
            : op == RONDO_OP_SOFTMAX_ATTENTION ? GPU(softmax_attention_path)(gpu, args)

@@ -42,7 +42,7 @@ static void reserve(struct bench *bench, int32_t tokens, int32_t context, int32_
 /* ---- products -------------------------------------------------------------------------------------- */
 
 /* The same product by cuBLASLt, where there is one, as it does it with these operands and at its fastest. */
-static void yardstick(struct bench *bench, const struct rondo_op_gemm *op, int sets, bool fp8)
+static void by_cublaslt(struct bench *bench, const struct rondo_op_gemm *op, int sets, bool fp8)
 {
     enum { WORKSPACE = 32 << 20 };
     static const char *const names[] = {"cuBLASLt", "cuBLASLt, one scale a tensor", "cuBLASLt"};
@@ -51,7 +51,7 @@ static void yardstick(struct bench *bench, const struct rondo_op_gemm *op, int s
     int64_t m = rondo_tensor_rows(x), k = rondo_tensor_columns(x), n = rondo_tensor_columns(out);
     for (int i = 0; i < sets; i++)
         weight[i] = op[i].part[0].weight.data;
-    struct cublaslt_gemm gemm = {
+    struct yardstick_gemm gemm = {
         .m = m,
         .n = n,
         .k = k,
@@ -65,15 +65,15 @@ static void yardstick(struct bench *bench, const struct rondo_op_gemm *op, int s
         .workspace = bench_take(bench, WORKSPACE),
         .workspace_size = WORKSPACE,
     };
-    if (!bench->cublaslt || !gemm.x_scale || !gemm.weight_scale || !gemm.workspace)
+    if (!bench->yardstick || !gemm.x_scale || !gemm.weight_scale || !gemm.workspace)
         return;
-    for (int kind = fp8 ? CUBLASLT_F8_TENSOR : CUBLASLT_BF16;
-         kind <= (fp8 ? CUBLASLT_F8_BLOCK : CUBLASLT_BF16); kind++) {
+    for (int kind = fp8 ? YARDSTICK_F8_TENSOR : YARDSTICK_BF16;
+         kind <= (fp8 ? YARDSTICK_F8_BLOCK : YARDSTICK_BF16); kind++) {
         char name[80], why[100];
-        gemm.kind = (enum cublaslt_kind)kind;
+        gemm.kind = (enum yardstick_kind)kind;
         snprintf(name, sizeof name, "M=%d N=%d K=%d %s", (int)m, (int)n, (int)k,
                  fp8 ? "f8 block" : "bf16");
-        double time = cublaslt_time(bench->cublaslt, &gemm, why, sizeof why);
+        double time = yardstick_time(bench->yardstick, &gemm, why, sizeof why);
         if (time > 0)
             bench_row(bench, RONDO_OP_GEMM, name, time, bytes_of(x, &op->part[0].weight, out),
                       2.0 * (double)(m * n * k), names[kind]);
@@ -104,7 +104,7 @@ static void gemm_case(struct bench *bench, int32_t rows, int32_t n, int32_t k, b
     bench_time(bench, RONDO_OP_GEMM, op, sizeof *op, made,
                bytes_of(&x, &op[0].part[0].weight, &out), 2.0 * rows * n * k, "M=%d N=%d K=%d %s",
                rows, n, k, fp8 ? "f8 block" : "bf16");
-    yardstick(bench, op, made, fp8);
+    by_cublaslt(bench, op, made, fp8);
 }
 
 static void bench_gemm_cases(struct bench *bench)

@@ -70,20 +70,20 @@ bool bench_open(struct bench *bench, struct check *check)
     bench->copy_bandwidth = measure_copy(bench);
     char why[100] = "it is NVIDIA's";
     if (strncmp(check->device_name, "cuda", 4) == 0)
-        bench->cublaslt = cublaslt_open(why, sizeof why);
+        bench->yardstick = yardstick_open(why, sizeof why);
     if (!check->csv)
         printf("%-11s copies %.1f GB/s (bytes read and written)\n", check->device_name,
                bench->copy_bandwidth * 1e-9);
     if (!check->csv)
         printf("%-11s cuBLASLt %s%s\n", check->device_name,
-               bench->cublaslt ? cublaslt_version(bench->cublaslt) : "is not a yardstick: ",
-               bench->cublaslt ? "" : why);
+               bench->yardstick ? yardstick_version(bench->yardstick) : "is not a yardstick: ",
+               bench->yardstick ? "" : why);
     return true;
 }
 
 void bench_close(struct bench *bench)
 {
-    cublaslt_close(bench->cublaslt);
+    yardstick_close(bench->yardstick);
     bench->device->release(bench->device, bench->pool);
     bench->pool = NULL;
 }

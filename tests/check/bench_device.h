@@ -4,7 +4,7 @@
 #define RONDO_TESTS_CHECK_BENCH_DEVICE_H
 
 #include "tests/check/check.h"
-#include "tests/check/cublaslt.h"
+#include "tests/check/yardstick.h"
 
 enum { BENCH_SETS = 32 }; /* arguments of one case, at most */
 
@@ -13,9 +13,9 @@ struct bench {
     struct rondo_device *device;
     char *pool; /* [size] on the device, every byte random and no dtype's NaN */
     size_t size, used;
-    int shrink;                /* divides tokens and depths: emulated devices are slow */
-    double copy_bandwidth;     /* bytes a second that a copy on the device reads and writes */
-    struct cublaslt *cublaslt; /* NULL: none */
+    int shrink;                  /* divides tokens and depths: emulated devices are slow */
+    double copy_bandwidth;       /* bytes a second that a copy on the device reads and writes */
+    struct yardstick *yardstick; /* NULL: none */
 };
 
 /* Every byte random; false when there is no memory. */

@@ -88,6 +88,13 @@ static void test_list(void)
         EXPECT(!rondo_device_open(wrong[i], NULL, &error) && error.status == RONDO_NO_DEVICE &&
                    strstr(error.message, "simt:0, simt:1, simt:2"),
                "%s: %s", wrong[i], error.message);
+    static const char *const options_of_names[][2] = {
+        {"simt:0+cublaslt", "cuBLASLt is for NVIDIA GPUs"}, {"simt:0+x", "want +cublaslt"}};
+    for (size_t i = 0; i < 2; i++)
+        EXPECT(!rondo_device_open(options_of_names[i][0], NULL, &error) &&
+                   error.status == RONDO_USAGE && strstr(error.message, options_of_names[i][1]) &&
+                   !strchr(error.message, '\n'),
+               "%s: %s", options_of_names[i][0], error.message);
     struct rondo_device_options options = {.cpu_mask = "avx2"};
     EXPECT(!rondo_device_open("simt", &options, &error) && error.status == RONDO_USAGE, "%s",
            error.message);

@@ -1,21 +1,21 @@
 /* NVIDIA's cuBLASLt as a yardstick: found and loaded at run time, never needed to build or to test. */
-#ifndef RONDO_TESTS_CHECK_CUBLASLT_H
-#define RONDO_TESTS_CHECK_CUBLASLT_H
+#ifndef RONDO_TESTS_CHECK_YARDSTICK_H
+#define RONDO_TESTS_CHECK_YARDSTICK_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-struct cublaslt;
+struct yardstick;
 
-enum cublaslt_kind {
-    CUBLASLT_BF16,      /* x, weights and output bf16 */
-    CUBLASLT_F8_TENSOR, /* x and weights e4m3 with one scale each, fast accumulation: its fastest FP8 */
-    CUBLASLT_F8_BLOCK, /* x with a scale per 128 of K, weights per 128 x 128: what the models have */
+enum yardstick_kind {
+    YARDSTICK_BF16,      /* x, weights and output bf16 */
+    YARDSTICK_F8_TENSOR, /* x and weights e4m3 with one scale each, fast accumulation: its fastest FP8 */
+    YARDSTICK_F8_BLOCK, /* x with a scale per 128 of K, weights per 128 x 128: what the models have */
 };
 
 /* y[M, N] = x[M, K] W[N, K]^T, all on the device of this thread's current context. Values do not matter. */
-struct cublaslt_gemm {
-    enum cublaslt_kind kind;
+struct yardstick_gemm {
+    enum yardstick_kind kind;
     int64_t m, n, k;
     const void *x;
     const void *const *weight; /* [n_weights], taken in turns */
@@ -28,14 +28,14 @@ struct cublaslt_gemm {
 };
 
 /* NULL with the reason in `why`: not installed, too old, or it does not start. */
-struct cublaslt *cublaslt_open(char *why, size_t size);
-void cublaslt_close(struct cublaslt *library);
+struct yardstick *yardstick_open(char *why, size_t size);
+void yardstick_close(struct yardstick *library);
 /* "13.0.2" */
-const char *cublaslt_version(const struct cublaslt *library);
+const char *yardstick_version(const struct yardstick *library);
 
 /* Median seconds of one product, replayed from a CUDA graph, by the fastest of the algorithms that the library
  * proposes. 0 with the reason in `why` when it cannot do this. */
-double cublaslt_time(struct cublaslt *library, const struct cublaslt_gemm *gemm, char *why,
-                     size_t size);
+double yardstick_time(struct yardstick *library, const struct yardstick_gemm *gemm, char *why,
+                      size_t size);
 
 #endif
