@@ -14,6 +14,8 @@
 #define BLOCK_ROWS 256
 #define BLOCK_COLUMNS 256
 #define BLOCK_INPUT (128 << 10)
+/* Output channels of a tile of a GEMV at most. */
+#define MOST_GEMV_ROWS 32
 /* Keeps rows of the widened x from meeting in one set of the cache. */
 #define INPUT_PAD 16
 
@@ -25,6 +27,7 @@ struct job {
     const struct rondo_tensor *out;
     int64_t out_column;
     int64_t task_columns, tasks;
+    bool streams; /* a GEMV whose weight streams */
 };
 
 struct run {
@@ -44,8 +47,11 @@ struct run {
 struct scratch {
     float *x, *scaled, *scale; /* [RONDO_GEMV_ROWS, K...] of a GEMV, see rondo_gemm_input */
     uint8_t *fast;
-    uint32_t *pairs;               /* [RONDO_GEMV_ROWS, K / 2] */
-    bool paired;                   /* pairs are what rondo_gemm_input says */
+    float *spread_x, *spread_scaled; /* [RONDO_GEMV_ROWS, capacity * RONDO_GEMM_SPREAD] */
+    uint32_t *spread_pairs;          /* in the place of spread_x */
+    uint32_t *pairs;                 /* [K / 2] */
+    float *sums;
+    bool paired, all_fast;
     float *y;                      /* [BLOCK_ROWS, BLOCK_COLUMNS] */
     float *panel;                  /* [RONDO_GEMM_PANEL, columns] */
     float *a;                      /* [rows, depth + INPUT_PAD] with rows * depth <= BLOCK_INPUT */
@@ -53,8 +59,10 @@ struct scratch {
     int64_t held[RONDO_GEMV_ROWS]; /* rows of x that are in x and scaled */
     int held_rows;
     enum rondo_dtype held_for; /* dtype of the weights */
+    bool held_spread;
     float held_unscale;
     int64_t capacity; /* elements of a row of x */
+    int64_t sums_stride;
 };
 
 /* ---- workspace ------------------------------------------------------------------------------- */
@@ -71,12 +79,18 @@ static size_t lay_out(char *base, int64_t max_k, struct scratch *scratch)
 {
     size_t used = 0, k = (size_t)(max_k + RONDO_BLOCK - 1) / RONDO_BLOCK * RONDO_BLOCK,
            rows = RONDO_GEMV_ROWS;
-    struct scratch at = {.capacity = (int64_t)k};
+    size_t spread = rows * k * RONDO_GEMM_SPREAD * sizeof(float);
+    struct scratch at = {.capacity = (int64_t)k,
+                         .sums_stride = MOST_GEMV_ROWS * (int64_t)k / RONDO_BLOCK + 8};
     at.x = take(base, &used, rows * k * sizeof(float));
     at.scaled = take(base, &used, rows * k * sizeof(float));
     at.scale = take(base, &used, rows * k / RONDO_BLOCK * sizeof(float));
     at.fast = take(base, &used, k / RONDO_BLOCK);
-    at.pairs = take(base, &used, rows * k / 2 * sizeof(uint32_t));
+    at.spread_x = take(base, &used, spread);
+    at.spread_pairs = (uint32_t *)at.spread_x;
+    at.spread_scaled = take(base, &used, spread);
+    at.pairs = take(base, &used, k / 2 * sizeof(uint32_t));
+    at.sums = take(base, &used, rows * (size_t)at.sums_stride * sizeof(float));
     at.y = take(base, &used, (size_t)BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
     at.panel = take(base, &used, (size_t)RONDO_GEMM_PANEL * RONDO_BLOCK * sizeof(float));
     at.a = take(base, &used, (BLOCK_INPUT + BLOCK_ROWS * INPUT_PAD) * sizeof(float));
@@ -142,6 +156,10 @@ static void load_job(const struct run *run, int64_t index, struct job *job)
     job->task_columns = run->columns;
     if (job->rows <= RONDO_GEMV_ROWS) {
         int64_t tile = run->kernels->gemv_rows, tile_bytes = tile * job->weight.row_bytes;
+        const struct rondo_gemm_weight *weight = &job->weight;
+        job->streams = weight->k > 0 && weight->k % RONDO_GEMM_STREAMED == 0 &&
+                       weight->n % tile == 0 &&
+                       weight->row_bytes == weight->k * (int64_t)rondo_dtype_size(weight->dtype);
         /* Two tasks for each thread at least, because a thread claims two before it runs the first. */
         int64_t share = round_up(job->weight.n, tile) / tile * tile_bytes /
                         (2 * rondo_pool_threads(run->cpu->pool));
@@ -210,19 +228,55 @@ static float unscale_of(const struct run *run, const struct job *job)
     return run->x->dtype == RONDO_F8_E4M3 && job->weight.dtype == RONDO_F8_E4M3 ? 256.0f : 1.0f;
 }
 
+/* Scales the rows of x for E4M3 weights, block by block. */
+static void scale_input(int64_t rows, int64_t k, struct scratch *scratch)
+{
+    scratch->all_fast = true;
+    for (int64_t first = 0; first < k; first += RONDO_BLOCK) {
+        uint8_t *fast = &scratch->fast[first / RONDO_BLOCK];
+        *fast = 1;
+        for (int64_t i = 0; i < rows; i++)
+            if (!scale_block(scratch->x + i * scratch->capacity + first,
+                             (int)min64(k - first, RONDO_BLOCK),
+                             scratch->scaled + i * scratch->capacity + first))
+                *fast = 0;
+        scratch->all_fast = scratch->all_fast && *fast;
+    }
+}
+
+/* Whether all rows of x could be spread as pairs. */
+static bool spread_pairs(const struct run *run, int64_t rows, int64_t k, struct scratch *scratch)
+{
+    const struct rondo_gemm_kernels *kernels = run->kernels;
+    for (int64_t i = 0; i < rows; i++) {
+        if (!kernels->pair || !kernels->pair(scratch->x + i * scratch->capacity, k, scratch->pairs))
+            return false;
+        kernels->spread(scratch->pairs, k / RONDO_BLOCK, RONDO_BLOCK / 2,
+                        scratch->spread_pairs + i * scratch->capacity * RONDO_GEMM_SPREAD);
+    }
+    return true;
+}
+
+static void spread_rows(const struct run *run, int64_t rows, int64_t k, const float *x,
+                        int64_t stride, float *to)
+{
+    for (int64_t i = 0; i < rows; i++)
+        run->kernels->spread((const uint32_t *)(x + i * stride), k / RONDO_BLOCK, RONDO_BLOCK,
+                             (uint32_t *)(to + i * stride * RONDO_GEMM_SPREAD));
+}
+
+/* x of a job of few rows, in the form that its weight takes. */
 static void load_input(const struct run *run, const struct job *job, struct scratch *scratch)
 {
     int64_t k = job->weight.k, capacity = scratch->capacity;
     float unscale = unscale_of(run, job);
+    bool e4m3 = job->weight.dtype == RONDO_F8_E4M3;
     bool same = scratch->held_rows == job->rows && scratch->held_unscale == unscale &&
-                scratch->held_for == job->weight.dtype;
+                scratch->held_for == job->weight.dtype && scratch->held_spread == job->streams;
     for (int i = 0; i < job->rows && same; i++)
         same = scratch->held[i] == input_row(run, job->first_row + i);
     if (same)
         return;
-    memset(scratch->fast, 1, (size_t)(capacity / RONDO_BLOCK));
-    scratch->paired =
-        run->kernels->pair && job->weight.dtype == RONDO_F8_E4M3 && k % RONDO_GEMM_PAIRED == 0;
     for (int i = 0; i < job->rows; i++) {
         int64_t row = input_row(run, job->first_row + i);
         float *x = scratch->x + i * capacity;
@@ -231,21 +285,23 @@ static void load_input(const struct run *run, const struct job *job, struct scra
         if (unscale != 1.0f)
             for (int64_t j = 0; j < k; j++)
                 x[j] *= 1.0f / unscale;
-        scratch->paired =
-            scratch->paired && run->kernels->pair(x, k, scratch->pairs + i * capacity / 2);
         if (run->x->scale)
             memcpy(scratch->scale + i * (capacity / RONDO_BLOCK),
                    run->x->scale + row * run->x->scale_stride,
                    (size_t)((k + RONDO_BLOCK - 1) / RONDO_BLOCK) * sizeof(float));
     }
-    for (int64_t i = 0; i < job->rows && !scratch->paired; i++)
-        for (int64_t first = 0; first < k; first += RONDO_BLOCK)
-            if (!scale_block(scratch->x + i * capacity + first, (int)min64(k - first, RONDO_BLOCK),
-                             scratch->scaled + i * capacity + first))
-                scratch->fast[first / RONDO_BLOCK] = 0;
+    scratch->paired = job->streams && e4m3 && spread_pairs(run, job->rows, k, scratch);
+    if (e4m3 && !scratch->paired)
+        scale_input(job->rows, k, scratch);
+    if (job->streams && !scratch->paired) {
+        spread_rows(run, job->rows, k, scratch->x, capacity, scratch->spread_x);
+        if (e4m3)
+            spread_rows(run, job->rows, k, scratch->scaled, capacity, scratch->spread_scaled);
+    }
     scratch->held_rows = (int)job->rows;
     scratch->held_unscale = unscale;
     scratch->held_for = job->weight.dtype;
+    scratch->held_spread = job->streams;
 }
 
 static double multiply_time(float small)
@@ -295,7 +351,13 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
         .scaled = scratch->scaled,
         .fast = scratch->fast,
         .scale = run->x->scale ? scratch->scale : NULL,
-        .pairs = scratch->paired ? scratch->pairs : NULL,
+        .spread_x = scratch->spread_x,
+        .spread_scaled = scratch->spread_scaled,
+        .spread_pairs = scratch->paired ? scratch->spread_pairs : NULL,
+        .spread_stride = scratch->capacity * RONDO_GEMM_SPREAD,
+        .all_fast = scratch->all_fast,
+        .sums = scratch->sums,
+        .sums_stride = scratch->sums_stride,
         .stride = scratch->capacity,
         .scale_stride = scratch->capacity / RONDO_BLOCK,
         .unscale = unscale_of(run, job),
@@ -304,7 +366,10 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
     for (int64_t n = first; n < end; n += tile) {
         int64_t count = min64(end - n, tile);
         const uint8_t *ahead = n + tile < end ? weight_at(&job->weight, n + tile, 0) : next;
-        run->kernels->gemv(&job->weight, n, (int)count, &input, ahead, scratch->y);
+        if (job->streams)
+            run->kernels->stream(&job->weight, n, &input, ahead, scratch->y);
+        else
+            run->kernels->gemv(&job->weight, n, (int)count, &input, ahead, scratch->y);
         for (int64_t i = 0; i < job->rows; i++)
             finish_row(run, job, i, n, count, scratch->y + i * tile);
     }

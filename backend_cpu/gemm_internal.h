@@ -1,9 +1,10 @@
 /* Between the driver of the GEMMs (gemm.c) and the kernels of an instruction set (gemm_kernels.h).
  *
- * A product of few rows (GEMV) streams the weight once: tiles of `gemv_rows` output channels, all of K. A
+ * A product of few rows (GEMV) reads the weight once: tiles of `gemv_rows` output channels, all of K. A
  * product of many rows goes by panels: `columns` output channels by at most RONDO_GEMM_PANEL input channels
- * are widened to f32 and transposed, and every row of x is multiplied with them. Either way a lane of a
- * vector is an output channel, so that each sum runs over k in the order of core/ops.h. */
+ * are widened to f32 and transposed, and every row of x is multiplied with them. A lane of a vector is an output
+ * channel, or, in a GEMV whose weight streams, a block of input channels, so that each sum runs over k in the
+ * order of core/ops.h. */
 #ifndef RONDO_BACKEND_CPU_GEMM_INTERNAL_H
 #define RONDO_BACKEND_CPU_GEMM_INTERNAL_H
 
@@ -14,8 +15,13 @@
 #define RONDO_GEMV_ROWS 3
 /* Input channels of a panel, a multiple of RONDO_BLOCK. */
 #define RONDO_GEMM_PANEL 256
-/* Input channels that a product of pairs takes at a time. */
-#define RONDO_GEMM_PAIRED 64
+/* Weights stream when their rows follow one another without a gap, k is a multiple of this, and n one of
+ * gemv_rows. */
+#define RONDO_GEMM_STREAMED (4 * RONDO_BLOCK)
+
+/* `spread` writes this many times what it reads at most: vectors have up to 16 lanes, and there are 4 blocks of x or
+ * a multiple. */
+#define RONDO_GEMM_SPREAD 4
 
 /* A weight [n, k] in place: rows of any alignment. Scales per row are the epilogue's. */
 struct rondo_gemm_weight {
@@ -40,9 +46,15 @@ struct rondo_gemm_input {
     const float *scaled; /* [m, stride] */
     const uint8_t *fast; /* [ceil(k/128)] nonzero: `scaled` is exact in this block, for all rows */
     const float *scale;  /* [m, scale_stride] of the blocks, or NULL */
-    /* [m, stride / 2] what `pair` makes of x. NULL when a row has an x that it does not take, when k is no multiple
-     * of RONDO_GEMM_PAIRED, or when there is no such kernel; otherwise `scaled` and `fast` are not set. */
-    const uint32_t *pairs;
+    /* For `stream`: x, scaled (only for E4M3, and valid only if all_fast) and what `pair` makes of x (NULL when some x
+     * is not what it takes, or there is no such kernel; otherwise the other two are not set), as `spread` lays
+     * them out; those of row m begin at m * spread_stride. And room for the sums of the blocks of a tile. */
+    const float *spread_x, *spread_scaled;
+    const uint32_t *spread_pairs;
+    int64_t spread_stride;
+    bool all_fast;
+    float *sums; /* [m, sums_stride >= gemv_rows * k / 128 + 8] */
+    int64_t sums_stride;
     int64_t stride, scale_stride;
     float unscale; /* 2^t */
     /* Weights with subnormal codes are taken as true values, because w * 2^-120 would be subnormal in f32
@@ -59,8 +71,13 @@ struct rondo_gemm_kernels {
      * `next` is the start of the weights that will be wanted after these. */
     void (*gemv)(const struct rondo_gemm_weight *weight, int64_t n, int count,
                  const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+    /* The same sums, bit for bit, for gemv_rows output channels of a weight that streams. */
+    void (*stream)(const struct rondo_gemm_weight *weight, int64_t n,
+                   const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+    /* Lays x out for `stream`; a block has `dwords` dwords, a multiple of 8. */
+    void (*spread)(const uint32_t *x, int64_t blocks, int dwords, uint32_t *to);
     /* x as pairs of bf16, the first of the two in the upper half; false when some x is not bf16, or neither 0 nor
-     * between 2^-100 and 2^100 in magnitude. `count` is a multiple of RONDO_GEMM_PAIRED. May be NULL. */
+     * between 2^-100 and 2^100 in magnitude. `count` is a multiple of RONDO_BLOCK. May be NULL. */
     bool (*pair)(const float *x, int64_t count, uint32_t *pairs);
     /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
      * is where the panel that will be wanted after this one begins, in rows as far apart. */

@@ -18,8 +18,8 @@
  *   vi_any_zero            whether any byte is zero
  *   f16_pair               2 halves of each lane -> 2 vectors
  *
- * Where GEMV_OF_PAIRS and PAIR are defined, functions of these names, which the file defines after this one, take
- * the places of gemv and pair in the table. */
+ * Where STREAM_OF_PAIRS and PAIR are defined, functions of these names, which the file defines after this one, take
+ * the places of stream and pair in the table. */
 
 enum { CHUNK_DWORDS = CHUNK / 4, ROWS = LANES * GROUPS };
 
@@ -286,6 +286,8 @@ static void gemv(const struct rondo_gemm_weight *weight, int64_t n, int count,
     table[weight->dtype][input->m - 1](weight, n, count, input, next, y);
 }
 
+#include "backend_cpu/gemm_stream.h"
+
 /* ---- panels ---------------------------------------------------------------------------------- */
 
 enum { COLUMNS = PANEL_GROUPS * LANES };
@@ -498,12 +500,12 @@ static void finish(const float *y, int64_t count, const float *scale, const floa
     }
 }
 
-#ifdef GEMV_OF_PAIRS
-static void GEMV_OF_PAIRS(const struct rondo_gemm_weight *weight, int64_t n, int count,
-                          const struct rondo_gemm_input *input, const uint8_t *next, float *y);
+#ifdef STREAM_OF_PAIRS
+static void STREAM_OF_PAIRS(const struct rondo_gemm_weight *weight, int64_t n,
+                            const struct rondo_gemm_input *input, const uint8_t *next, float *y);
 static bool PAIR(const float *x, int64_t count, uint32_t *pairs);
 #else
-#define GEMV_OF_PAIRS gemv
+#define STREAM_OF_PAIRS stream
 #define PAIR NULL
 #endif
 
@@ -513,7 +515,9 @@ const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
     .gemv_rows = ROWS,
     .columns = COLUMNS,
     .tile_rows = TILE_ROWS,
-    .gemv = GEMV_OF_PAIRS,
+    .gemv = gemv,
+    .stream = STREAM_OF_PAIRS,
+    .spread = spread,
     .pair = PAIR,
     .panel = panel,
     .tile = tile,

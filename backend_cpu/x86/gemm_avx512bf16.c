@@ -6,7 +6,7 @@
  * for 0 and makes none. With x either 0 or from 2^-100 to 2^100 none come up: products with E4M3 are multiples
  * of 2^-116, and so are their sums. Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
-#define GEMV_OF_PAIRS gemv_of_pairs
+#define STREAM_OF_PAIRS stream_of_pairs
 #define PAIR pair
 #include "backend_cpu/x86/gemm_avx512.h"
 
@@ -55,30 +55,33 @@ static inline struct tables load_tables(void)
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-/* Codes of a step: lane r of dword q of group g has codes 4q + 1, 4q of row r, and 4q + 3, 4q + 2, where
- * PLACE puts them. */
-typedef vi codes[STEP_DWORDS][GROUPS];
+enum { STREAMS = STREAMS_OF(RONDO_F8_E4M3), STRIP = STREAMS * LANES };
 
-static inline vi load_rows32(const uint8_t *first, const uint8_t *second)
+/* Codes of a step of a strip: lane l of dword q of stream g has codes 4q + 1, 4q of its block, and 4q + 3,
+ * 4q + 2, where PLACE puts them. */
+typedef vi codes[STEP_DWORDS][STREAMS];
+
+static inline vi load_blocks32(const uint8_t *first, const uint8_t *second)
 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first)),
                               _mm256_loadu_si256((const __m256i *)second), 1);
 }
 
-/* A step of one group, from `offset` bytes into its rows. */
-static inline __attribute__((always_inline)) void gather_codes(const uint8_t *const *row,
-                                                               int64_t offset,
-                                                               const struct tables *tables,
-                                                               int group, codes to)
+/* A step of stream g, whose first block's codes begin at `at`; fetches half as many lines as it reads. */
+static inline __attribute__((always_inline)) void gather_codes(const uint8_t *at,
+                                                               struct ahead_of_strip ahead,
+                                                               const struct tables *tables, int g,
+                                                               codes to)
 {
 #pragma GCC unroll 2
     for (int q = 0; q < STEP_DWORDS; q += CHUNK_DWORDS) {
         vi low[4], high[4], t[4], u[4];
-        int64_t at = offset + 4 * q;
+        const uint8_t *block = at + 4 * q;
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-            low[r] = load_rows32(row[r] + at, row[r + 4] + at);
-            high[r] = load_rows32(row[r + 8] + at, row[r + 12] + at);
+        for (int l = 0; l < 4; l++) {
+            fetch_line(ahead, g * LANES / 2 + q / 2 + l);
+            low[l] = load_blocks32(block + l * RONDO_BLOCK, block + (l + 4) * RONDO_BLOCK);
+            high[l] = load_blocks32(block + (l + 8) * RONDO_BLOCK, block + (l + 12) * RONDO_BLOCK);
         }
         transpose4(low, t);
         transpose4(high, u);
@@ -86,127 +89,81 @@ static inline __attribute__((always_inline)) void gather_codes(const uint8_t *co
         for (int i = 0; i < 4; i++)
 #pragma GCC unroll 2
             for (int h = 0; h < 2; h++)
-                _mm512_store_si512(&to[q + 4 * h + i][group],
+                _mm512_store_si512(&to[q + 4 * h + i][g],
                                    _mm512_permutex2var_epi8(t[i], tables->place[h], u[i]));
     }
 }
 
-/* Continues sum[m][g] over `count` dwords of a step; pairs are those of the step's first channel. */
-static inline __attribute__((always_inline)) void add_dots(const codes from, int first, int count,
-                                                           const struct tables *tables,
-                                                           const uint32_t *pairs, int64_t stride,
-                                                           int m, vf sum[][GROUPS])
+/* Continues the sums over a step; pairs[g] are those of the step's first channel. Fetches the other lines. */
+static inline __attribute__((always_inline)) void
+add_dots(const codes from, struct ahead_of_strip ahead, const struct tables *tables,
+         const uint32_t *const pairs[STREAMS], int64_t stride, int m, vf sum[][MOST_STREAMS])
 {
 #pragma GCC unroll 16
-    for (int q = first; q < first + count; q++)
+    for (int q = 0; q < STEP_DWORDS; q++)
 #pragma GCC unroll 4
-        for (int g = 0; g < GROUPS; g++) {
+        for (int g = 0; g < STREAMS; g++) {
             vi code = from[q][g];
             vi lower = _mm512_permutex2var_epi8(tables->lower[0], code, tables->lower[1]);
             vi upper = _mm512_permutex2var_epi8(tables->upper[0], code, tables->upper[1]);
             upper = _mm512_ternarylogic_epi32(upper, code, tables->sign, 0xf8);
             vi w[2] = {_mm512_unpacklo_epi8(lower, upper), _mm512_unpackhi_epi8(lower, upper)};
+            if (q % 2 == 0)
+                fetch_line(ahead, STRIP / 2 + q / 2 * STREAMS + g);
 #pragma GCC unroll 3
             for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
                 for (int h = 0; h < 2; h++)
-                    sum[i][g] =
-                        _mm512_dpbf16_ps(sum[i][g], (__m512bh)w[h],
-                                         (__m512bh)vi_set1((int)pairs[i * stride + 2 * q + h]));
+                    sum[i][g] = _mm512_dpbf16_ps(
+                        sum[i][g], (__m512bh)w[h],
+                        (__m512bh)vi_load(pairs[g] + i * stride + (2 * q + h) * LANES));
         }
-}
-
-/* The next 8 lines of ahead_fetch. */
-static inline __attribute__((always_inline)) void ahead_fetch8(struct ahead *ahead)
-{
-    if (ahead->run_end - ahead->at < 8 * STEP) {
-        for (int i = 0; i < 8; i++)
-            ahead_fetch(ahead);
-        return;
-    }
-#pragma GCC unroll 7
-    for (int i = 0; i < 7; i++)
-        __builtin_prefetch(ahead->at + i * STEP, 0, PREFETCH_LOCALITY);
-    ahead->at += 7 * STEP;
-    ahead_fetch(ahead);
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
 
-/* Folds the sums of a block into the totals, and begins anew. */
-static inline __attribute__((always_inline)) void fold_block(const struct rondo_gemm_input *input,
-                                                             int64_t block, const float *scale,
-                                                             int m, vf sum[][GROUPS],
-                                                             vf total[][GROUPS])
-{
-    for (int i = 0; i < m; i++) {
-        float s = (input->scale ? input->scale[i * input->scale_stride + block] : 1.0f) *
-                  (scale ? scale[block] : 1.0f);
-        for (int g = 0; g < GROUPS; g++) {
-            total[i][g] =
-                vf_fma(vf_mul(sum[i][g], vf_set1(input->unscale)), vf_set1(s), total[i][g]);
-            sum[i][g] = vf_zero();
-        }
-    }
-}
-
-/* gemv for whole steps. While the codes of a step are gathered those of the step before are multiplied: the
- * first waits for memory, the second for sums, which grow one pair after the other. */
+/* stream_tile. */
 static inline __attribute__((always_inline)) void dot_tile(const struct rondo_gemm_weight *weight,
-                                                           int64_t n, int count,
+                                                           int64_t n,
                                                            const struct rondo_gemm_input *input,
                                                            const uint8_t *next, int m, float *y)
 {
-    enum { SHARE = STEP_DWORDS / GROUPS };
-    const uint8_t *row[ROWS];
-    _Alignas(64) codes step[2];
-    vf total[RONDO_GEMV_ROWS][GROUPS], sum[RONDO_GEMV_ROWS][GROUPS];
+    struct stream stream = stream_of(weight, n, next);
     const struct tables tables = load_tables();
-    const float *scale =
-        weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride : NULL;
-    int64_t steps = weight->k / STEP, run_end = 0,
-            runs = steps <= 2 * RUN_STEPS ? 1 : (steps + RUN_STEPS - 1) / RUN_STEPS;
-    struct ahead ahead = {.row_bytes = weight->row_bytes,
-                          .run_bytes = (steps + runs - 1) / runs * STEP};
-    row_addresses(weight, n, count, row);
-    for (int i = 0; i < m; i++)
-        for (int g = 0; g < GROUPS; g++)
-            total[i][g] = sum[i][g] = vf_zero();
-    for (int64_t s = 0; s <= steps; s++) {
-        if (s < steps && s * STEP >= run_end) {
-            run_end += ahead.run_bytes;
-            ahead_start(&ahead, run_end < weight->k ? row[0] + run_end : next);
-        }
-#pragma GCC unroll 4
-        for (int g = 0; g < GROUPS; g++) {
-            if (s < steps) {
-                ahead_fetch8(&ahead);
-                ahead_fetch8(&ahead);
-                gather_codes(row + g * LANES, s * STEP, &tables, g, step[s & 1]);
+    for (int64_t first = 0; first < stream.blocks; first += STRIP) {
+        vf sum[RONDO_GEMV_ROWS][MOST_STREAMS];
+        for (int i = 0; i < m; i++)
+            for (int g = 0; g < STREAMS; g++)
+                sum[i][g] = vf_zero();
+        for (int offset = 0; offset < RONDO_BLOCK; offset += STEP) {
+            int64_t position = first * RONDO_BLOCK;
+            const uint8_t *at = stream.at + position + offset;
+            struct ahead_of_strip ahead = stream_ahead(&stream, position + offset * STRIP);
+            const uint32_t *pairs[STREAMS];
+            _Alignas(64) codes step;
+            for (int g = 0; g < STREAMS; g++) {
+                pairs[g] = input->spread_pairs +
+                           (stream_vector(&stream, first, g) * RONDO_BLOCK + offset) / 2 * LANES;
+                gather_codes(at + g * LANES * RONDO_BLOCK, ahead, &tables, g, step);
             }
-            if (s > 0)
-                add_dots(step[(s - 1) & 1], g * SHARE, SHARE, &tables,
-                         input->pairs + (s - 1) * STEP / 2, input->stride / 2, m, sum);
+            add_dots(step, ahead, &tables, pairs, input->spread_stride, m, sum);
         }
-        if (s > 0 && (s * STEP % RONDO_BLOCK == 0 || s == steps))
-            fold_block(input, (s - 1) * STEP / RONDO_BLOCK, scale, m, sum, total);
+        stream_store(input, first, m, STREAMS, sum);
     }
-    for (int i = 0; i < m; i++)
-        for (int g = 0; g < GROUPS; g++)
-            vf_store(y + i * ROWS + g * LANES, total[i][g]);
+    stream_fold(&stream, input, stream_scale(weight, n), y);
 }
 
-static void gemv_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count,
-                          const struct rondo_gemm_input *input, const uint8_t *next, float *y)
+static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
+                            const struct rondo_gemm_input *input, const uint8_t *next, float *y)
 {
-    if (weight->dtype != RONDO_F8_E4M3 || !input->pairs)
-        gemv(weight, n, count, input, next, y);
+    if (weight->dtype != RONDO_F8_E4M3 || !input->spread_pairs)
+        stream(weight, n, input, next, y);
     else if (input->m == 1)
-        dot_tile(weight, n, count, input, next, 1, y);
+        dot_tile(weight, n, input, next, 1, y);
     else if (input->m == 2)
-        dot_tile(weight, n, count, input, next, 2, y);
+        dot_tile(weight, n, input, next, 2, y);
     else
-        dot_tile(weight, n, count, input, next, 3, y);
+        dot_tile(weight, n, input, next, 3, y);
 }
 
 /* ---- the instruction ------------------------------------------------------------------------- */

@@ -303,9 +303,25 @@ static struct shape random_shape(struct check *check)
     };
 }
 
+/* Few rows, and a weight that streams on a CPU: see backend_cpu/gemm_internal.h. */
+static struct shape streamed_shape(struct check *check, int i)
+{
+    static const int32_t k[] = {512, 1024, 1536, 2048, 2560}, n[] = {32, 64, 96, 128, 160};
+    struct shape s = random_shape(check);
+    s.weight = i % (int)COUNT(weights);
+    s.rows = 1 + i / (int)COUNT(weights) % 3;
+    s.fill = (enum check_fill)(i / (int)COUNT(weights) / 3 % CHECK_FILLS);
+    s.k = PICK(check, k);
+    s.n = PICK(check, n);
+    s.parts = check_random_range(check, 1, 4);
+    s.vanishing = check->in_place && s.input == 1 && i % 4 == 0;
+    s.residual = s.residual && !s.vanishing;
+    return s;
+}
+
 static void check_gemm(struct check *check)
 {
-    struct rondo_limits limits = {.tokens = 320, .max_k = 2048, .max_n = 8192};
+    struct rondo_limits limits = {.tokens = 320, .max_k = 2560, .max_n = 8192};
     check_reserve(check, &limits);
     for (int i = 0; i < (int)(COUNT(inputs) * COUNT(weights)) * CHECK_FILLS; i++) {
         struct shape s = random_shape(check);
@@ -329,23 +345,20 @@ static void check_gemm(struct check *check)
         s.parts = check_random_range(check, 1, 4);
         gemm_case(check, &s);
     }
-    /* Whole steps of products of bf16 pairs: E4M3 weights, few rows, every fill. */
-    for (int i = 0; i < 3 * CHECK_FILLS * 6; i++) {
-        static const int32_t whole[] = {64, 128, 192, 512, 1088, 2048};
-        struct shape s = random_shape(check);
-        s.rows = 1 + i % 3;
-        s.fill = (enum check_fill)(i / 3 % CHECK_FILLS);
-        s.k = whole[i / 3 / CHECK_FILLS];
-        s.input = 1 + (int)(check_random(check) & 1);
-        s.weight = 3 + (int)(check_random(check) & 1);
-        s.vanishing = check->in_place && i % 4 == 0;
-        s.residual = s.residual && !s.vanishing;
-        gemm_case(check, &s);
+    for (int i = 0; i < (int)COUNT(weights) * 3 * CHECK_FILLS; i++) {
+        struct shape s = streamed_shape(check, i);
+        if (check->in_place || i % 4 == 0)
+            gemm_case(check, &s);
     }
     for (int i = 0; i < (int)COUNT(weights) * 8 && check->in_place; i++) {
         struct shape s = random_shape(check);
         s.rows = i & 1 ? check_random_range(check, 1, 3) : check_random_range(check, 4, 9);
         s.weight = i / 8;
+        if (i % 4 == 3) {
+            s.n =
+                i % 8 == 3 ? 32 : 45; /* one streams, the other would if its last tile were whole */
+            s.k = 512;
+        }
         mapped_case(check, &s);
     }
     for (int first = 0; first < 256; first += 64) { /* tiles, strips of several heights */
@@ -500,6 +513,10 @@ static void check_grouped_gemm(struct check *check)
                                                 : 40};
         g.shape.weight = i % (int)COUNT(weights);
         g.shape.parts = check_random_range(check, 1, 2);
+        if (check->in_place && i % 3 < 2 && i % 2 == 0) { /* weights that stream on a CPU */
+            g.shape.n = 32 * check_random_range(check, 1, 3);
+            g.shape.k = 512 * check_random_range(check, 1, 3);
+        }
         grouped_case(check, &g);
     }
     if (check->bench)
