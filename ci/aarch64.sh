@@ -35,7 +35,7 @@ for source in "$root"/core/*.c "$root"/backend_cpu/*.c "$root"/backend_cpu/ref/*
     rm -f "$object"
     $cc "${flags[@]}" -c "$source" -o "$object" &
     jobs=$((jobs + 1))
-    [ $((jobs % $(nproc))) != 0 ] || wait
+    [ $((jobs % ${JOBS:-$(nproc)})) != 0 ] || wait
 done
 wait
 for object in "${objects[@]}"; do

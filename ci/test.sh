@@ -4,15 +4,20 @@
 #   ci/test.sh               all stages
 #   ci/test.sh style gcc     only these; 'ci/test.sh list' names them
 #
-# Stages build in build/ci/ and leave their logs in build/ci/logs/. A stage whose tools are missing and
-# cannot be installed is skipped, and says so. Exit code 1 when a stage failed.
+# Stages build in build/ci/ and leave their logs in build/ci/logs/. Two run at a time, each on half of the cores, and
+# are shown when they end: configuring and linking, which take one core, cost no time then. A stage whose tools are
+# missing and cannot be installed is skipped, and says so. Exit code 1 when a stage failed.
 #   FUZZ_SECONDS=10          how long each fuzz target runs
+#   LANES=2                  stages at a time
 set -u
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$root/build/ci
 logs=$out/logs
-stages=(setup style gcc symbols install readme clang cuda hip sanitize fuzz thread aarch64 coverage)
+# Long ones first, so that lanes end together.
+stages=(setup style gcc sanitize thread hip cuda coverage aarch64 readme clang checked fuzz symbols install)
+# Stages that share a build directory with another, and come after it where both are run.
+declare -A after=([checked]=gcc [symbols]=gcc [install]=gcc)
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
@@ -38,14 +43,14 @@ configure() {
 compile() {
     local build=$out/$1
     shift
-    ninja -C "$build" --quiet "$@"
+    ninja -C "$build" -j "$jobs" --quiet "$@"
 }
 
 # tests DIRECTORY [meson test options]: the counts of its last lines are added up by the summary.
 tests() {
     local build=$out/$1
     shift
-    meson test -C "$build" --no-rebuild --print-errorlogs --num-processes "$(nproc)" "$@"
+    meson test -C "$build" --no-rebuild --print-errorlogs --num-processes "$jobs" "$@"
 }
 
 stage_setup() {
@@ -58,14 +63,21 @@ stage_style() {
 }
 
 configure_gcc() {
-    CC=gcc configure gcc -Dwerror=true -Dcuda=disabled
+    CC=gcc configure gcc -Dwerror=true -Dcuda=disabled -Dsimt_checked=simt
 }
 
 # The kernels run here, emulated; the stage "cuda" compiles them for GPUs.
 stage_gcc() {
     configure_gcc
     compile gcc
-    tests gcc
+    tests gcc --no-suite simt_checked
+}
+
+# Every op on an emulated GPU that reports races, missing fences and reads of shared memory that nobody wrote.
+stage_checked() {
+    configure_gcc
+    compile gcc tests/check/rondo-check
+    tests gcc --suite simt_checked
 }
 
 # The shared library is called by its version.
@@ -103,8 +115,9 @@ stage_clang() {
 # For Hopper, whose code has every path; ci/gpu.sh builds for the GPU that is there and runs it.
 stage_cuda() {
     has nvcc || [ -x /usr/local/cuda/bin/nvcc ] || skip 'no nvcc'
-    CC=gcc configure cuda -Dcuda=enabled -Dgpu_arch=90a -Dsimt=disabled -Dopenblas=disabled
-    compile cuda
+    CC=gcc configure cuda -Dcuda=enabled -Dgpu_arch=90a -Dsimt=disabled -Dopenblas=disabled -Doptimization=0
+    compile cuda cli/rondo tests/check/rondo-check tests/model/test-model-properties tests/model/test-model-matrix
+    size -A "$out/cuda/cli/rondo" | awk '$1 == ".nv_fatbin" { printf "%.1f MB of code for sm_90a\n", $2 / 1e6 }'
     "$out/cuda/cli/rondo" info --devices
     tests cuda --suite gpu
 }
@@ -122,13 +135,19 @@ stage_hip() {
     tests/cli/no_gpu.sh "$out/hip/cli/rondo" tests/fixtures hip
 }
 
-# Addresses and undefined behaviour. By gcc at -O1: clang needs minutes for the vector kernels then.
+# Addresses and undefined behaviour. By gcc at -O1: clang needs minutes for the vector kernels then. Of emulation the
+# emulator, not the kernels, which would take as long to build as all the rest.
 stage_sanitize() {
-    CC=gcc configure sanitize -Dbuildtype=debug -Doptimization=1 -Db_sanitize='address,undefined' \
-        -Db_lundef=false -Dopenblas=disabled -Dcuda=disabled -Dsimt=disabled \
-        -Dc_args='-fno-sanitize-recover=all'
+    local options=(-Dbuildtype=debug -Doptimization=1 -Db_sanitize='address,undefined' -Db_lundef=false
+        -Dopenblas=disabled -Dcuda=disabled -Dc_args=-fno-sanitize-recover=all)
+    CC=gcc configure sanitize "${options[@]}" -Dsimt=disabled
     compile sanitize
     tests sanitize --no-suite reference --timeout-multiplier 5
+    if has g++; then
+        CC=gcc CXX=g++ configure sanitize-simt "${options[@]}" -Dsimt=enabled -Dcpp_args=-fno-sanitize-recover=all
+        compile sanitize-simt tests/simt/test-simt-kernels-32 tests/simt/test-simt-bugs tests/simt/test-simt-runtime
+        tests sanitize-simt 'simt kernels 32' 'simt bugs' 'simt runtime'
+    fi
 }
 
 fuzz_one() {
@@ -156,7 +175,7 @@ stage_fuzz() {
     compile fuzz "${names[@]/#/tests/fuzz/fuzz-}"
     export -f fuzz_one
     export out logs root FUZZ_SECONDS
-    printf '%s\n' "${names[@]}" | xargs -P "$(nproc)" -I{} bash -c 'fuzz_one {}' || failed=1
+    printf '%s\n' "${names[@]}" | xargs -P "$jobs" -I{} bash -c 'fuzz_one {}' || failed=1
     return $failed
 }
 
@@ -167,12 +186,12 @@ stage_thread() {
     "$out/thread-probe" > /dev/null 2>&1 || skip 'TSan does not run on this kernel'
     CC=gcc configure thread -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
         -Dopenblas=disabled -Dcuda=disabled -Dsimt=disabled
-    compile thread
+    compile thread tests/check/rondo-check tests/test-pool tests/model/test-model-properties
     tests thread --suite threads --no-suite slow --timeout-multiplier 10 # models run all attention, too
 }
 
 stage_aarch64() {
-    ci/aarch64.sh "$out/aarch64"
+    JOBS=$jobs ci/aarch64.sh "$out/aarch64"
 }
 
 stage_coverage() {
@@ -185,22 +204,81 @@ stage_coverage() {
     python3 ci/coverage.py "$root" "$out/coverage"
 }
 
-# Runs one stage, shows and keeps what it prints, and notes how it ended.
+# Seconds of processor time in a file that `times` wrote.
+processor_seconds() {
+    tr 'ms' '  ' < "$1" | awk '{ n += 60 * ($1 + $3) + $2 + $4 } END { printf "%.0f\n", n }'
+}
+
+# keep FILE: a stage's output, shown too where no other runs beside it.
+keep() {
+    if [ "$lanes" = 1 ]; then
+        tee "$1"
+    else
+        cat > "$1"
+    fi
+}
+
+# Runs one stage, keeps what it prints, and notes how it ended, its seconds and those of processors. Not to be called
+# in a condition: there a command that fails does not end a stage.
 run_stage() {
-    local name=$1 code start=$SECONDS
-    printf '\n== %s\n' "$name"
+    local name=$1 code result start=$SECONDS
+    [ "$lanes" != 1 ] || printf '\n== %s\n' "$name"
     (
+        trap 'times > "$logs/$name.times"' EXIT
         set -eu
         cd "$root"
         "stage_$name"
-    ) 2>&1 | tee "$logs/$name.txt"
+    ) 2>&1 < /dev/null | keep "$logs/$name.txt"
     code=${PIPESTATUS[0]}
     case $code in
-    0) result[$name]=passed ;;
-    77) result[$name]=skipped ;;
-    *) result[$name]=FAILED ;;
+    0) result=passed ;;
+    77) result=skipped ;;
+    *) result=FAILED ;;
     esac
-    seconds[$name]=$((SECONDS - start))
+    echo "$result $((SECONDS - start)) $(processor_seconds "$logs/$name.times")" > "$logs/$name.result"
+}
+
+# may_start NAME: the stage it comes after has ended, or is not run.
+may_start() {
+    local first=${after[$1]:-}
+    [ -z "$first" ] || [[ " ${chosen[*]} " != *" $first "* ]] || [ -e "$logs/$first.result" ]
+}
+
+# Takes the first of `waiting` that may start into `running`; returns 1 when none may or all lanes are taken.
+take_one() {
+    local i
+    [ ${#running[@]} -lt "$lanes" ] || return 1
+    for i in "${!waiting[@]}"; do
+        if may_start "${waiting[i]}"; then
+            running+=("${waiting[i]}")
+            unset "waiting[i]"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Runs stages side by side, and shows each when it has ended.
+run_lanes() {
+    local waiting=("$@") running=() i
+    set -m # a process group for each, so that all of it can be ended
+    trap 'for i in $(jobs -p); do kill -- "-$i"; done; exit 130' INT TERM
+    while [ ${#waiting[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
+        while take_one; do
+            run_stage "${running[-1]}" &
+        done
+        wait -n
+        for i in "${!running[@]}"; do
+            [ -e "$logs/${running[i]}.result" ] || continue
+            if [ "$lanes" != 1 ]; then
+                printf '\n== %s\n' "${running[i]}"
+                cat "$logs/${running[i]}.txt"
+            fi
+            unset "running[i]"
+        done
+    done
+    trap - INT TERM
+    set +m
 }
 
 # Sums one count of `meson test` over the logs of the stages that ran.
@@ -213,14 +291,16 @@ count() {
 }
 
 summary() {
-    local name failed=0 note
-    printf '\n== summary\n'
+    local name failed=0 note result seconds processor total=0
+    printf '\n== summary: seconds, and those of processors\n'
     for name in "${chosen[@]}"; do
+        read -r result seconds processor < "$logs/$name.result"
         note=$(sed -n 's/^skipped: //p; s/^coverage: //p' "$logs/$name.txt" | head -n 1)
-        printf '%-10s %-8s %5d s  %s\n' "$name" "${result[$name]}" "${seconds[$name]}" "$note"
-        [ "${result[$name]}" != FAILED ] || failed=1
+        printf '%-10s %-8s %5d s %5d s  %s\n' "$name" "$result" "$seconds" "$processor" "$note"
+        [ "$result" != FAILED ] || failed=1
+        total=$((total + processor))
     done
-    printf 'all        %-8s %5d s\n' "$([ $failed = 0 ] && echo passed || echo FAILED)" $SECONDS
+    printf 'all        %-8s %5d s %5d s\n' "$([ $failed = 0 ] && echo passed || echo FAILED)" $SECONDS $total
     printf '%d passed, %d failed, %d skipped\n' "$(count Ok)" \
         $(($(count Fail) + $(count Timeout) + $(count 'Unexpected Pass'))) "$(count Skipped)"
     return $failed
@@ -228,7 +308,6 @@ summary() {
 
 main() {
     local name
-    declare -gA result seconds
     chosen=("${stages[@]}")
     [ $# = 0 ] || chosen=("$@")
     if [ "${1:-}" = list ]; then
@@ -241,16 +320,26 @@ main() {
             return 2
         }
     done
+    lanes=${LANES:-2}
+    [ $# != 1 ] && [ "$(nproc)" -gt 1 ] || lanes=1
+    jobs=$((($(nproc) + lanes - 1) / lanes))
     mkdir -p "$logs"
+    for name in "${chosen[@]}"; do
+        rm -f "$logs/$name.result"
+    done
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     # Not detect_stack_use_after_return: gcc 12 then lays 64-byte vectors on unaligned addresses.
     export ASAN_OPTIONS=halt_on_error=1:detect_stack_use_after_return=0
     export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-    for name in "${chosen[@]}"; do
-        run_stage "$name"
+    if [ "${chosen[0]}" = setup ]; then
+        lanes=1 run_stage setup
         # Without a compiler and libraries there is nothing to test.
-        [ "$name" = setup ] && [ "${result[setup]}" = FAILED ] && return 1
-    done
+        read -r name _ < "$logs/setup.result"
+        [ "$name" != FAILED ] || return 1
+        run_lanes "${chosen[@]:1}"
+    else
+        run_lanes "${chosen[@]}"
+    fi
     summary
 }
 

@@ -7,10 +7,11 @@
 
 static void test_open(void)
 {
-    struct rondo_device_info devices[16];
+    enum { MOST = 64 };
+    struct rondo_device_info devices[MOST];
     struct rondo_error error;
-    size_t n = rondo_device_list(devices, 16);
-    EXPECT(n >= 2 && strcmp(devices[0].name, "cpu") == 0, "%d devices", (int)n);
+    size_t n = rondo_device_list(devices, MOST);
+    EXPECT(n >= 2 && n <= MOST && strcmp(devices[0].name, "cpu") == 0, "%d devices", (int)n);
     EXPECT(rondo_device_list(devices, 1) == n && rondo_device_list(NULL, 0) == n,
            "count without room");
     for (size_t i = 0; i < n; i++) {
