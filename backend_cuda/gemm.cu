@@ -101,8 +101,8 @@ const char *path_name(const gpu_device *device, gemm_family family, const gemm_l
     return family_name(family);
 }
 
-// Few rows: strips, that read weights at the speed of memory. Tiles of 64 rows where they fill the device, for
-// they read x less often. Whether logits were routed, when launch->route asks for it.
+// Few rows: strips, that read weights at the speed of memory. Tiles of 64 rows where there are enough of them,
+// for they read x less often. Whether logits were routed, when launch->route asks for it.
 bool run(gpu_device *device, gemm_family family, gemm_launch *launch)
 {
     if (!launch->n_parts || !launch->rows)
@@ -125,7 +125,9 @@ bool run(gpu_device *device, gemm_family family, gemm_launch *launch)
         wide += ceil_div(launch->part[p].n, 64);
     if (launch->offsets)
         wide *= launch->n_experts;
-    bool small = launch->route || rows <= 16 || (rows <= 64 && wide < 2 * device->multiprocessors);
+    bool small = launch->route || rows <= 16 ||
+                 (rows <= 32 && wide < 2 * device->multiprocessors) ||
+                 (rows <= 64 && 2 * wide < device->multiprocessors);
     if (small && GPU(gemm_launch_small)(device, family, launch, (int)rows))
         return true;
     GPU(gemm_launch_mma)(device, family, launch);

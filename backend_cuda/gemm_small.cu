@@ -6,13 +6,19 @@
 // of gemm_mma.cu, so the same bits. The weights fill the 16 rows of the product, as there. Blocks stay and
 // walk over strips; copies run ahead into the next strip, so memory never waits for an end or a start.
 //
-// Version 1. Checked under emulation, never run on a device.
-// Bytes of weights under way on a multiprocessor, of those needed for its share of the bandwidth at 700 ns:
-//   e4m3 x e4m3   10.3 KiB a stage, 4 stages, 51 KiB: 4 blocks on H100 (48 KiB of 18), 3 on A100 (36 of 13)
-//   bf16 x e4m3   14.3 KiB a stage, 4 stages, 66 KiB: 3 blocks on H100 (36 KiB), 2 on A100 (24)
-//   bf16 x bf16   18.3 KiB a stage, 3 stages, 64 KiB: 3 blocks on H100 (48 KiB), 2 on A100 (32)
-// Predicted share of copy bandwidth up to 16 rows: 80 to 85 % of A100 and L40, 75 % of H100 (N >= 6144). With more
-// rows every strip reads all of x from L2: M * bytes of x to 16 or 32 * bytes of W; at 64 rows 35 to 50 %.
+// Version 2. Checked under emulation, never run on a device.
+// Shared memory of a block, and with the blocks that fit the bytes of weights under way on a multiprocessor (its share
+// of the bandwidth at 700 ns is 18 KiB on H100, 13 on A100, 4 on L40):
+//                        8 rows                16 rows               32 rows              64 rows
+//   e4m3 x e4m3   35 KiB: 48, 48, 24    50 KiB: 48, 36, 12    79 KiB: 24, 24, 12   126 KiB: 16, 16, -
+//   bf16 x e4m3   45 KiB: 48, 36, 24    70 KiB: 36, 24, 12    79 KiB: 12, 12,  6   126 KiB:  8,  8, -
+//   bf16 x bf16   45 KiB: 64, 48, 32    63 KiB: 48, 32, 16    79 KiB: 24, 24, 12   126 KiB: 16, 16, -
+// What has less shared memory than 64 rows take with three stages, as L40, gets two of them.
+// Registers on sm_80: 126 of the 128 that four blocks leave, 248 with 64 rows; no spills.
+// Predicted share of copy bandwidth: up to 16 rows 75 to 85 % with bf16 weights and on L40, 65 to 75 % with widened
+// FP8 on A100 and H100 (N >= 6144): there a kilobyte of weights takes some 250 instructions a warp, of the 300 that
+// A100 issues in the time memory gives it. With more rows every strip reads all of x from L2, M times its bytes to 16
+// or 32 times those of W: at 64 rows 30 to 40 %.
 #include "backend_cuda/gemm_tile.cuh"
 #include "backend_cuda/router.cuh"
 
@@ -390,7 +396,8 @@ int launch_family(gpu_device *device, gemm_launch *g, int rows)
         return launch_strips<strip_shape<X, W, Math, 1, 16, Depth, Stages>>(device, g, none);
     if (rows <= 32)
         return launch_strips<strip_shape<X, W, Math, 1, 32, narrow, 4>>(device, g, none);
-    return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 2>>(device, g, none);
+    return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 3>>(device, g, none) ||
+           launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 2>>(device, g, none);
 }
 
 // Low strips, whatever the rows: logits are few channels, so that higher ones would leave most of the device idle; and
