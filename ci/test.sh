@@ -117,7 +117,7 @@ stage_cuda() {
     has nvcc || [ -x /usr/local/cuda/bin/nvcc ] || skip 'no nvcc'
     CC=gcc configure cuda -Dcuda=enabled -Dgpu_arch=90a -Dsimt=disabled -Dopenblas=disabled -Doptimization=0
     compile cuda cli/rondo tests/check/rondo-check tests/model/test-model-properties tests/model/test-model-matrix
-    size -A "$out/cuda/cli/rondo" | awk '$1 == ".nv_fatbin" { printf "%.1f MB of code for sm_90a\n", $2 / 1e6 }'
+    size -A "$out/cuda/cli/rondo" | awk '$1 == ".nv_fatbin" { printf "cuda: %.1f MB of code and PTX for sm_90a\n", $2 / 1e6 }'
     "$out/cuda/cli/rondo" info --devices
     tests cuda --suite gpu
 }
