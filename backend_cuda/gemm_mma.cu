@@ -7,14 +7,15 @@
 // shared memory and the product, exactly. Outputs go through shared memory, so that rows are written whole.
 //
 // Version 1. Checked under emulation, never run on a device.
-// Large: 8 warps of 32 x 64 (2 x 4 tiles of 16 x 16), 64 + 64 accumulators a lane; one block on a multiprocessor
-// (registers), 84 KiB of shared memory so that sm_89 and sm_120 (99 KiB) hold it. Per 16 of K a warp reads 6 x 512
-// bytes for 16 products of m16n8k16: on sm_80 24 of 32 cycles of shared memory, so tensor cores are the limit;
-// predicted 65 % of the bf16 rate on sm_80, of the FP8 rate on sm_89 45 % (promotion: 64 FMA a lane per 64
-// products, and one block cannot hide its start and end), 40 % of wgmma's rate on sm_90.
+// Large: 8 warps of 32 x 64 (2 x 4 tiles of 16 x 16), 64 + 64 accumulators a lane, 215 registers (e4m3 on sm_90, where
+// it runs through f16: 255, of which 24 bytes are spilled); one block on a multiprocessor, 84 KiB of shared memory so
+// that sm_89 and sm_120 (99 KiB) hold it. Per 16 of K a warp reads 6 x 512 bytes for 16 products of m16n8k16: on sm_80
+// 24 of 32 cycles of shared memory, so tensor cores are the limit; predicted 65 % of the bf16 rate on sm_80, of the FP8
+// rate on sm_89 45 % (promotion: 64 FMA a lane per 64 products, and one block cannot hide its start and end), 40 % of
+// wgmma's rate on sm_90.
 // On AMD, whose blocks have 64 KiB: 4 waves of 64 x 32 in tiles of 128 x 64.
-// Small: 4 warps of 32 x 32, three blocks on a multiprocessor; for products with fewer large tiles than
-// multiprocessors.
+// Small: 4 warps of 32 x 32, 144 registers (e4m3 on sm_90: 162), three blocks on a multiprocessor; for products with
+// fewer large tiles than multiprocessors.
 #include "backend_cuda/gemm_tile.cuh"
 
 namespace
