@@ -271,10 +271,23 @@ static void launch_fitting(struct gpu_device *device, const attention_args *args
     launch<HD, 1, CODES>(device, a);
 }
 
-template <int HD, bool CODES> static bool fits(const struct gpu_device *device)
-{
-    return ring_stages<HD, 1, CODES>(device, 1) >= 0;
-}
+struct launcher {
+    struct gpu_device *device;
+    const attention_args *args;
+    template <int HD, bool CODES> bool run() const
+    {
+        launch_fitting<HD, CODES>(device, args);
+        return true;
+    }
+};
+
+struct fitter {
+    const struct gpu_device *device;
+    template <int HD, bool CODES> bool run() const
+    {
+        return ring_stages<HD, 1, CODES>(device, 1) >= 0;
+    }
+};
 
 #undef WARPS
 #undef THREADS
@@ -283,37 +296,10 @@ template <int HD, bool CODES> static bool fits(const struct gpu_device *device)
 
 void GPU(softmax_attention_few)(struct gpu_device *device, const attention_args *a)
 {
-    switch (2 * a->head_dim + a->codes) {
-    case 2 * 64:
-        return launch_fitting<64, false>(device, a);
-    case 2 * 96:
-        return launch_fitting<96, false>(device, a);
-    case 2 * 128:
-        return launch_fitting<128, false>(device, a);
-    case 2 * 256:
-        return launch_fitting<256, false>(device, a);
-    case 2 * 64 + 1:
-        return launch_fitting<64, true>(device, a);
-    case 2 * 128 + 1:
-        return launch_fitting<128, true>(device, a);
-    }
+    attention_by_shape(a->head_dim, a->codes, launcher{device, a});
 }
 
 bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim, bool codes)
 {
-    switch (2 * head_dim + codes) {
-    case 2 * 64:
-        return fits<64, false>(device);
-    case 2 * 96:
-        return fits<96, false>(device);
-    case 2 * 128:
-        return fits<128, false>(device);
-    case 2 * 256:
-        return fits<256, false>(device);
-    case 2 * 64 + 1:
-        return fits<64, true>(device);
-    case 2 * 128 + 1:
-        return fits<128, true>(device);
-    }
-    return false;
+    return attention_by_shape(head_dim, codes, fitter{device});
 }
