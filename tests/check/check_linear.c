@@ -1,7 +1,7 @@
 /* Checks of linear_attention and accept without a reference: the same tokens give the same bits however they come.
  * Whole, in random parts, alone or beside other sequences, as a draft tree or as each of its paths, accepted or
  * fed; with bounds of the batch that are too large, too. */
-#include "tests/check/internal.h"
+#include "tests/check/order.h"
 
 #include <math.h>
 #include <string.h>
@@ -15,20 +15,6 @@ struct layer {
     enum rondo_dtype dtype;
     struct check_buffer *cache[5]; /* state, tails, drafts */
     struct check_buffer *decay_power;
-};
-
-/* q, k, v: [n, H hd] */
-struct text {
-    void *row[3];
-    int32_t n;
-};
-
-/* Tokens first .. first + n - 1 of a text as a sequence of a call. */
-struct part {
-    const struct text *text;
-    int32_t first, n, slot, start;
-    const int32_t *parent; /* [n] of a draft, or NULL */
-    float *out;            /* [n, H hd] */
 };
 
 static size_t width(const struct layer *layer)
@@ -79,83 +65,27 @@ static struct rondo_linear_cache cache_side(const struct layer *layer, int side)
                                        .max_draft = MAX_DRAFT};
 }
 
-static struct text make_text(const struct layer *layer, int32_t n)
+static struct order_text make_text(const struct layer *layer, int32_t n)
 {
-    struct text text = {.n = n};
-    for (int i = 0; i < 3; i++) {
-        size_t values = (size_t)n * width(layer);
-        text.row[i] = check_allocate(layer->check, values * rondo_dtype_size(layer->dtype));
-        for (size_t at = 0; at < values; at++)
-            rondo_store(text.row[i], layer->dtype, at, (float)check_random_normal(layer->check));
-    }
-    return text;
+    const size_t w = width(layer), widths[3] = {w, w, w};
+    return order_text(layer->check, layer->dtype, widths, n);
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-/* The arrays of a batch: sequences, and position, sequence_of, parent behind one another. */
-static void make_batch(struct layer *layer, const struct part *parts, int n, int32_t extra,
-                       struct rondo_batch batch[2])
-{
-    struct check *check = layer->check;
-    struct rondo_batch_sequence sequences[MAX_PARTS];
-    struct rondo_batch host = {.n_sequences = n};
-    for (int i = 0; i < n; i++) {
-        const struct part *part = &parts[i];
-        sequences[i] = (struct rondo_batch_sequence){host.n_tokens, part->n, part->start,
-                                                     part->slot, part->parent != NULL};
-        host.n_tokens += part->n;
-        if (part->n + extra > host.max_sequence_tokens)
-            host.max_sequence_tokens = part->n + extra;
-        if (part->start + part->n + extra > host.max_length)
-            host.max_length = part->start + part->n + extra;
-        host.n_drafts += part->parent != NULL || extra;
-    }
-    int32_t T = host.n_tokens, *array = check_allocate(check, (size_t)T * 3 * sizeof *array);
-    for (int i = 0, t = 0; i < n; i++) {
-        int32_t *position = array + t;
-        for (int32_t j = 0; j < parts[i].n; j++, t++) {
-            int32_t parent = parts[i].parent ? parts[i].parent[j] : j - 1;
-            position[j] = parent < 0 ? parts[i].start : position[parent] + 1;
-            array[T + t] = i;
-            array[2 * T + t] = parts[i].parent ? parent : -1;
-        }
-    }
-    struct check_buffer *table =
-        check_input(check, sequences, (size_t)n * sizeof *sequences, "sequences");
-    struct check_buffer *tokens =
-        check_input(check, array, (size_t)T * 3 * sizeof *array, "positions");
-    for (int side = 0; side < 2; side++) {
-        const int32_t *data = tokens->data[side];
-        batch[side] = host;
-        batch[side].token = batch[side].position = data;
-        batch[side].sequence_of = data + T;
-        batch[side].parent = data + 2 * T;
-        batch[side].sequences = table->data[side];
-    }
-}
-
 /* One call with all parts. `extra` is added to the batch's bounds. */
-static void feed(struct layer *layer, struct part *parts, int n, int32_t extra)
+static void feed(struct layer *layer, struct order_part *parts, int n, int32_t extra)
 {
     struct check *check = layer->check;
     size_t row = width(layer) * rondo_dtype_size(layer->dtype);
     static const char *const names[3] = {"q", "k", "v"};
     struct rondo_batch batch[2];
-    make_batch(layer, parts, n, extra, batch);
+    order_batch(check, parts, n, extra, 0, batch);
     int32_t T = batch[0].n_tokens;
     struct check_buffer *in[3],
         *out = check_output(check, (size_t)T * width(layer) * sizeof(float), "out");
-    char *image = check_allocate(check, (size_t)T * row);
-    for (int i = 0; i < 3; i++) {
-        char *to = image;
-        for (int p = 0; p < n; p++) {
-            size_t size = (size_t)parts[p].n * row;
-            memcpy(to, (char *)parts[p].text->row[i] + (size_t)parts[p].first * row, size);
-            to += size;
-        }
-        in[i] = check_input(check, image, (size_t)T * row, names[i]);
-    }
+    for (int i = 0; i < 3; i++)
+        in[i] = order_rows(check, parts, n, i, row);
     struct rondo_op_linear_attention op[2];
     for (int side = 0; side < 2; side++) {
         struct rondo_tensor x[3];
@@ -175,25 +105,18 @@ static void feed(struct layer *layer, struct part *parts, int n, int32_t extra)
             .head_dim = layer->head_dim};
     }
     check_run(check, RONDO_OP_LINEAR_ATTENTION, &op[0], &op[1]);
-    check_download(check, out);
-    const float *from = out->result[CHECK_TESTED];
-    for (int p = 0; p < n; p++) {
-        size_t values = (size_t)parts[p].n * width(layer);
-        if (parts[p].out)
-            memcpy(parts[p].out, from, values * sizeof *from);
-        from += values;
-    }
+    order_results(check, parts, n, out, width(layer) * sizeof(float));
 }
 
 /* Tokens 0 .. n - 1 of a text as calls of at most `most` tokens. */
-static float *feed_in_parts(struct layer *layer, const struct text *text, int32_t slot,
+static float *feed_in_parts(struct layer *layer, const struct order_text *text, int32_t slot,
                             int32_t most)
 {
     float *out = check_allocate(layer->check, (size_t)text->n * width(layer) * sizeof *out);
     for (int32_t at = 0, n; at < text->n; at += n) {
         n = check_random_range(layer->check, most > 1 ? most / 8 : 1, most);
         n = n > text->n - at ? text->n - at : n;
-        struct part part = {text, at, n, slot, at, NULL, out + (size_t)at * width(layer)};
+        struct order_part part = {text, at, n, slot, at, NULL, out + (size_t)at * width(layer), 0};
         feed(layer, &part, 1, 0);
     }
     return out;
@@ -254,9 +177,9 @@ static void split_case(struct layer *layer, int32_t n, int32_t most)
     check_case(layer->check, "%s hd=%d: %d tokens, whole and in parts of up to %d",
                rondo_dtype_name(layer->dtype), layer->head_dim, n, most);
     make_layer(layer);
-    struct text text = make_text(layer, n), other = make_text(layer, 70);
+    struct order_text text = make_text(layer, n), other = make_text(layer, 70);
     float *whole = check_allocate(layer->check, (size_t)n * width(layer) * sizeof *whole);
-    struct part parts[MAX_PARTS] = {{&text, 0, n, 0, 0, NULL, whole}};
+    struct order_part parts[MAX_PARTS] = {{&text, 0, n, 0, 0, NULL, whole, 0}};
     feed(layer, parts, 1, 0);
     const float *parted = feed_in_parts(layer, &text, 1, most);
     want_same(layer, parted, whole, (size_t)n * width(layer), sizeof *whole, "in parts");
@@ -265,14 +188,14 @@ static void split_case(struct layer *layer, int32_t n, int32_t most)
     /* Beside a sequence, and padding, with bounds that are too large; the first half only. */
     int32_t half = n / 2;
     float *beside = check_allocate(layer->check, (size_t)n * width(layer) * sizeof *beside);
-    struct part first[MAX_PARTS] = {{&other, 0, 70, 1, 0, NULL, NULL},
-                                    {&text, 0, half, 2, 0, NULL, beside},
-                                    {&other, 0, 3, -1, 0, NULL, NULL}};
+    struct order_part first[MAX_PARTS] = {{&other, 0, 70, 1, 0, NULL, NULL, 0},
+                                          {&text, 0, half, 2, 0, NULL, beside, 0},
+                                          {&other, 0, 3, -1, 0, NULL, NULL, 0}};
     feed(layer, first, 3, 200);
-    struct part second[MAX_PARTS] = {
-        {&text, half, n - half, 2, half, NULL, beside + (size_t)half * width(layer)},
-        {&other, 0, 5, -1, 0, NULL, NULL},
-        {&other, 5, 1, 1, 70, NULL, NULL}};
+    struct order_part second[MAX_PARTS] = {
+        {&text, half, n - half, 2, half, NULL, beside + (size_t)half * width(layer), 0},
+        {&other, 0, 5, -1, 0, NULL, NULL, 0},
+        {&other, 5, 1, 1, 70, NULL, NULL, 0}};
     feed(layer, second, 3, 0);
     want_same(layer, beside, whole, (size_t)n * width(layer), sizeof *whole, "beside others");
     want_same_slots(layer, 2, 0, n, "slot beside others");
@@ -287,44 +210,31 @@ static void make_tree(struct check *check, int32_t *parent, int32_t n, bool deep
     }
 }
 
-static struct text take_rows(struct layer *layer, const struct text *text, const int32_t *rows,
-                             int32_t n)
-{
-    size_t row = width(layer) * rondo_dtype_size(layer->dtype);
-    struct text taken = {.n = n};
-    for (int i = 0; i < 3; i++) {
-        taken.row[i] = check_allocate(layer->check, (size_t)n * row);
-        for (int32_t j = 0; j < n; j++)
-            memcpy((char *)taken.row[i] + (size_t)j * row,
-                   (char *)text->row[i] + (size_t)rows[j] * row, row);
-    }
-    return taken;
-}
-
 static void tree_case(struct layer *layer, int32_t start, int32_t n, bool deep)
 {
     struct check *check = layer->check;
     check_case(check, "%s hd=%d: tree of %d nodes after %d tokens", rondo_dtype_name(layer->dtype),
                layer->head_dim, n, start);
     make_layer(layer);
-    struct text text = make_text(layer, start), nodes = make_text(layer, n);
+    struct order_text text = make_text(layer, start), nodes = make_text(layer, n);
     int32_t parent[MAX_DRAFT], path[MAX_DRAFT], length = 0;
     make_tree(check, parent, n, deep);
     for (int32_t slot = 0; slot < 2; slot++) {
-        struct part part = {&text, 0, start, slot, 0, NULL, NULL};
+        struct order_part part = {&text, 0, start, slot, 0, NULL, NULL, 0};
         if (start > 0)
             feed(layer, &part, 1, 0);
     }
     float *tree = check_allocate(check, (size_t)n * width(layer) * sizeof *tree);
-    struct part draft = {&nodes, 0, n, 0, start, parent, tree};
+    struct order_part draft = {&nodes, 0, n, 0, start, parent, tree, 0};
     feed(layer, &draft, 1, 0);
     for (int32_t a = n - 1; a >= 0; a = parent[a])
         length++;
     for (int32_t a = n - 1, i = length; a >= 0; a = parent[a])
         path[--i] = a;
-    struct text along = take_rows(layer, &nodes, path, length);
+    const size_t row = width(layer) * rondo_dtype_size(layer->dtype), rows[3] = {row, row, row};
+    struct order_text along = order_take(check, &nodes, rows, path, length);
     float *out = check_allocate(check, (size_t)length * width(layer) * sizeof *out);
-    struct part fed = {&along, 0, length, 1, start, NULL, out};
+    struct order_part fed = {&along, 0, length, 1, start, NULL, out, 0};
     feed(layer, &fed, 1, 0);
     for (int32_t i = 0; i < length; i++)
         want_same(layer, tree + (size_t)path[i] * width(layer), out + (size_t)i * width(layer),

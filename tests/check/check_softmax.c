@@ -1,12 +1,12 @@
 /* Checks of softmax_attention without a reference: the same tokens give the same bits however they come. Whole, in
  * random parts, alone or beside other sequences, as a draft tree or as its paths; with much and with little
  * workspace, in a small and in a large batch, and with bounds of the batch that are too large. */
-#include "tests/check/internal.h"
+#include "tests/check/order.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { SLOTS = 2, PAGES = 50, MAX_DRAFT = 40, MAX_PARTS = 21, CONTEXT = 2560 };
+enum { SLOTS = 2, MAX_DRAFT = 40, MAX_PARTS = 21, CONTEXT = 2560 };
 
 /* One layer. Caches begin as NaN. */
 struct layer {
@@ -14,21 +14,6 @@ struct layer {
     int32_t heads, kv_heads, head_dim;
     enum rondo_dtype dtype, kv;    /* kv: of the caches */
     struct check_buffer *cache[4]; /* k, v, draft_k, draft_v */
-};
-
-/* q [n, H hd], k and v [n, Hkv hd] */
-struct text {
-    void *row[3];
-    int32_t n;
-};
-
-/* Tokens first .. first + n - 1 of a text as a sequence of a call. Its page of positions 64 i .. 64 i + 63 is
- * (first_page + i * 7) % PAGES. */
-struct part {
-    const struct text *text;
-    int32_t first, n, slot, start, first_page;
-    const int32_t *parent; /* [n] of a draft, or NULL */
-    char *out;             /* [n, H hd] of the dtype, or NULL */
 };
 
 static size_t width(const struct layer *layer, int i)
@@ -45,7 +30,7 @@ static void make_layer(struct layer *layer, int32_t reserved_tokens)
 {
     static const char *const names[4] = {"k", "v", "draft_k", "draft_v"};
     for (int i = 0; i < 4; i++) {
-        size_t blocks = (size_t)((i < 2 ? PAGES : SLOTS) * layer->kv_heads);
+        size_t blocks = (size_t)((i < 2 ? ORDER_PAGES : SLOTS) * layer->kv_heads);
         size_t size = blocks * rondo_kv_block_bytes(layer->kv, i < 2 ? RONDO_CHUNK : MAX_DRAFT,
                                                     layer->head_dim);
         layer->cache[i] = check_buffer(layer->check, size, names[i]);
@@ -60,21 +45,10 @@ static void make_layer(struct layer *layer, int32_t reserved_tokens)
                                                        .draft = MAX_DRAFT});
 }
 
-static int32_t page_of(int32_t first_page, int32_t i)
+static struct order_text make_text(const struct layer *layer, int32_t n)
 {
-    return (first_page + i * 7) % PAGES;
-}
-
-static struct text make_text(const struct layer *layer, int32_t n)
-{
-    struct text text = {.n = n};
-    for (int i = 0; i < 3; i++) {
-        size_t values = (size_t)n * width(layer, i);
-        text.row[i] = check_allocate(layer->check, values * rondo_dtype_size(layer->dtype));
-        for (size_t at = 0; at < values; at++)
-            rondo_store(text.row[i], layer->dtype, at, (float)check_random_normal(layer->check));
-    }
-    return text;
+    const size_t widths[3] = {width(layer, 0), width(layer, 1), width(layer, 2)};
+    return order_text(layer->check, layer->dtype, widths, n);
 }
 
 /* Keys and values of `n` tokens before a text, straight into the pages. */
@@ -84,7 +58,7 @@ static void fill_pages(struct layer *layer, int32_t first_page, int32_t n)
     size_t row = (size_t)layer->head_dim;
     for (int32_t t = 0; t < n; t++)
         for (int32_t h = 0; h < layer->kv_heads; h++) {
-            size_t page = (size_t)page_of(first_page, t / RONDO_CHUNK);
+            size_t page = (size_t)order_page(first_page, t / RONDO_CHUNK);
             size_t block = (page * (size_t)layer->kv_heads + (size_t)h) *
                            rondo_kv_block_bytes(layer->kv, RONDO_CHUNK, layer->head_dim);
             for (int i = 0; i < 2; i++) {
@@ -105,75 +79,18 @@ static void fill_pages(struct layer *layer, int32_t first_page, int32_t n)
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-/* The arrays of a batch. `extra` is added to its bounds. */
-static void make_batch(struct layer *layer, const struct part *parts, int n, int32_t extra,
-                       struct rondo_batch batch[2])
-{
-    struct check *check = layer->check;
-    struct rondo_batch_sequence sequences[MAX_PARTS];
-    enum { STRIDE = CONTEXT / RONDO_CHUNK };
-    int32_t pages[MAX_PARTS * STRIDE];
-    struct rondo_batch host = {.n_sequences = n, .page_stride = STRIDE};
-    for (int i = 0; i < n; i++) {
-        const struct part *part = &parts[i];
-        sequences[i] = (struct rondo_batch_sequence){host.n_tokens, part->n, part->start,
-                                                     part->slot, part->parent != NULL};
-        for (int32_t j = 0; j < STRIDE; j++)
-            pages[i * STRIDE + j] = page_of(part->first_page, j);
-        host.n_tokens += part->n;
-        if (part->n + extra > host.max_sequence_tokens)
-            host.max_sequence_tokens = part->n + extra;
-        if (part->start + part->n + extra > host.max_length)
-            host.max_length = part->start + part->n + extra;
-        host.n_drafts += part->parent != NULL || extra;
-    }
-    int32_t T = host.n_tokens, *array = check_allocate(check, (size_t)T * 3 * sizeof *array);
-    for (int i = 0, t = 0; i < n; i++) {
-        int32_t *position = array + t;
-        for (int32_t j = 0; j < parts[i].n; j++, t++) {
-            int32_t parent = parts[i].parent ? parts[i].parent[j] : j - 1;
-            position[j] = parent < 0 ? parts[i].start : position[parent] + 1;
-            array[T + t] = i;
-            array[2 * T + t] = parts[i].parent ? parent : -1;
-        }
-    }
-    struct check_buffer *table =
-        check_input(check, sequences, (size_t)n * sizeof *sequences, "sequences");
-    struct check_buffer *page_table =
-        check_input(check, pages, (size_t)n * STRIDE * sizeof *pages, "page_table");
-    struct check_buffer *tokens =
-        check_input(check, array, (size_t)T * 3 * sizeof *array, "positions");
-    for (int side = 0; side < 2; side++) {
-        const int32_t *data = tokens->data[side];
-        batch[side] = host;
-        batch[side].token = batch[side].position = data;
-        batch[side].sequence_of = data + T;
-        batch[side].parent = data + 2 * T;
-        batch[side].sequences = table->data[side];
-        batch[side].page_table = page_table->data[side];
-    }
-}
-
 /* One call with all parts. */
-static void feed(struct layer *layer, const struct part *parts, int n, int32_t extra)
+static void feed(struct layer *layer, const struct order_part *parts, int n, int32_t extra)
 {
     struct check *check = layer->check;
     size_t value = rondo_dtype_size(layer->dtype);
     static const char *const names[3] = {"q", "k", "v"};
     struct rondo_batch batch[2];
-    make_batch(layer, parts, n, extra, batch);
+    order_batch(check, parts, n, extra, CONTEXT / RONDO_CHUNK, batch);
     int32_t T = batch[0].n_tokens;
     struct check_buffer *in[3], *out = check_output(check, out_size(layer, T), "out");
-    for (int i = 0; i < 3; i++) {
-        size_t row = width(layer, i) * value;
-        char *image = check_allocate(check, (size_t)T * row), *to = image;
-        for (int p = 0; p < n; p++) {
-            size_t size = (size_t)parts[p].n * row;
-            memcpy(to, (char *)parts[p].text->row[i] + (size_t)parts[p].first * row, size);
-            to += size;
-        }
-        in[i] = check_input(check, image, (size_t)T * row, names[i]);
-    }
+    for (int i = 0; i < 3; i++)
+        in[i] = order_rows(check, parts, n, i, width(layer, i) * value);
     struct rondo_op_softmax_attention op[2];
     for (int side = 0; side < 2; side++) {
         struct rondo_tensor x[3];
@@ -199,14 +116,7 @@ static void feed(struct layer *layer, const struct part *parts, int n, int32_t e
             .head_dim = layer->head_dim};
     }
     check_run(check, RONDO_OP_SOFTMAX_ATTENTION, &op[0], &op[1]);
-    check_download(check, out);
-    const char *from = out->result[CHECK_TESTED];
-    for (int p = 0; p < n; p++) {
-        size_t size = out_size(layer, parts[p].n);
-        if (parts[p].out)
-            memcpy(parts[p].out, from, size);
-        from += size;
-    }
+    order_results(check, parts, n, out, out_size(layer, 1));
 }
 
 /* ---- comparison ------------------------------------------------------------------------------ */
@@ -236,25 +146,26 @@ static void split_case(struct layer *layer, int32_t start, int32_t n, int32_t mo
                layer->kv_heads, layer->head_dim, n, start, most);
     make_layer(layer, reserved);
     fill_pages(layer, 3, start);
-    struct text text = make_text(layer, n), other = make_text(layer, 40);
+    struct order_text text = make_text(layer, n), other = make_text(layer, 40);
     char *whole = check_allocate(check, out_size(layer, n));
     char *again = check_allocate(check, out_size(layer, n));
-    struct part part = {&text, 0, n, 0, start, 3, NULL, whole};
+    struct order_part part = {&text, 0, n, 0, start, NULL, whole, 3};
     feed(layer, &part, 1, 0);
     for (int32_t at = 0, count; at < n; at += count) {
         count = check_random_range(check, 1, most);
         count = count < n - at ? count : n - at;
-        part = (struct part){&text, at, count, 0, start + at, 3, NULL, again + out_size(layer, at)};
+        part = (struct order_part){
+            &text, at, count, 0, start + at, NULL, again + out_size(layer, at), 3};
         feed(layer, &part, 1, 0);
     }
     want_same(layer, again, whole, n, "in parts");
-    struct part beside[4] = {{&other, 0, 1, 1, 0, 46, NULL, NULL},
-                             {&other, 0, 3, -1, 0, 0, NULL, NULL},
-                             {&text, 0, n, 0, start, 3, NULL, again},
-                             {&other, 1, 39, 1, 1, 46, NULL, NULL}};
+    struct order_part beside[4] = {{&other, 0, 1, 1, 0, NULL, NULL, 46},
+                                   {&other, 0, 3, -1, 0, NULL, NULL, 0},
+                                   {&text, 0, n, 0, start, NULL, again, 3},
+                                   {&other, 1, 39, 1, 1, NULL, NULL, 46}};
     feed(layer, beside, 3, 200);
     want_same(layer, again, whole, n, "beside others");
-    beside[2] = (struct part){&text, n - 1, 1, 0, start + n - 1, 3, NULL, again};
+    beside[2] = (struct order_part){&text, n - 1, 1, 0, start + n - 1, NULL, again, 3};
     feed(layer, beside + 2, 2, 0);
     want_same(layer, again, whole + out_size(layer, n - 1), 1, "last token beside a long sequence");
 }
@@ -267,29 +178,25 @@ static void tree_case(struct layer *layer, int32_t start, int32_t n, int32_t res
                layer->kv_heads, layer->head_dim, n, start);
     make_layer(layer, reserved);
     fill_pages(layer, 11, start);
-    struct text nodes = make_text(layer, n);
+    struct order_text nodes = make_text(layer, n);
     int32_t parent[MAX_DRAFT];
     for (int32_t i = 0; i < n; i++)
         parent[i] = check_random_range(check, 0, 3) ? i - 1 : check_random_range(check, -1, i - 1);
     char *tree = check_allocate(check, out_size(layer, n));
     char *out = check_allocate(check, out_size(layer, n));
-    struct part draft = {&nodes, 0, n, 1, start, 11, parent, tree};
+    struct order_part draft = {&nodes, 0, n, 1, start, parent, tree, 11};
     feed(layer, &draft, 1, 0);
     for (int32_t last = n - 1; last >= 0; last -= 5) {
-        struct text along = {{NULL, NULL, NULL}, 0};
-        int32_t path[MAX_DRAFT];
+        int32_t path[MAX_DRAFT], length = 0;
         for (int32_t a = last; a >= 0; a = parent[a])
-            along.n++;
-        for (int32_t a = last, i = along.n; a >= 0; a = parent[a])
+            length++;
+        for (int32_t a = last, i = length; a >= 0; a = parent[a])
             path[--i] = a;
-        for (int i = 0; i < 3; i++) {
-            size_t row = width(layer, i) * rondo_dtype_size(layer->dtype);
-            along.row[i] = check_allocate(check, (size_t)along.n * row);
-            for (int32_t j = 0; j < along.n; j++)
-                memcpy((char *)along.row[i] + (size_t)j * row,
-                       (char *)nodes.row[i] + (size_t)path[j] * row, row);
-        }
-        struct part fed = {&along, 0, along.n, 0, start, 11, NULL, out};
+        const size_t value = rondo_dtype_size(layer->dtype);
+        const size_t rows[3] = {width(layer, 0) * value, width(layer, 1) * value,
+                                width(layer, 2) * value};
+        struct order_text along = order_take(check, &nodes, rows, path, length);
+        struct order_part fed = {&along, 0, along.n, 0, start, NULL, out, 11};
         feed(layer, &fed, 1, 0);
         for (int32_t i = 0; i < along.n; i++)
             want_same(layer, tree + out_size(layer, path[i]), out + out_size(layer, i), 1,
@@ -306,14 +213,15 @@ static void batch_case(struct layer *layer)
                rondo_dtype_name(layer->kv), layer->heads, layer->kv_heads, layer->head_dim,
                MAX_PARTS);
     make_layer(layer, MAX_PARTS);
-    struct text text = make_text(layer, MAX_PARTS);
+    struct order_text text = make_text(layer, MAX_PARTS);
     char *together = check_allocate(check, out_size(layer, MAX_PARTS));
     char *alone = check_allocate(check, out_size(layer, 1));
-    struct part part[MAX_PARTS];
+    struct order_part part[MAX_PARTS];
     for (int32_t i = 0; i < MAX_PARTS; i++) {
         int32_t page = i % 7 + i / 7 * 14, start = RONDO_CHUNK + i;
         fill_pages(layer, page, start);
-        part[i] = (struct part){&text, i, 1, 0, start, page, NULL, together + out_size(layer, i)};
+        part[i] =
+            (struct order_part){&text, i, 1, 0, start, NULL, together + out_size(layer, i), page};
     }
     feed(layer, part, MAX_PARTS, 0);
     for (int32_t i = 0; i < MAX_PARTS; i += 5) {
