@@ -219,8 +219,11 @@ static_assert(ROUTED_ROWS / 8 <= GPU_TICKETS, "tiles have 8 rows at least");
 // Whether a tile is the last of its rows. By one thread, after a barrier behind gemm_router_stored of all threads.
 static __device__ __forceinline__ bool gemm_router_last(const gemm_router &route, int row_tile)
 {
-    uint32_t last = (uint32_t)route.tiles - 1;
-    return atomicInc(&route.tickets[row_tile], last) == last;
+    uint32_t *ticket = &route.tickets[row_tile];
+    bool is_last = atomicAdd(ticket, 1u) == (uint32_t)route.tiles - 1;
+    if (is_last)
+        atomicExch(ticket, 0u); // Debian's device libraries of HIP lack the instruction of atomicInc
+    return is_last;
 }
 
 // By every thread that has stored logits, before that barrier, and again by the last block before it reads them.

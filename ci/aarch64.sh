@@ -28,7 +28,8 @@ sed -e 's|@EXTERNS@|extern const struct rondo_backend rondo_backend_cpu;|' \
 objects=()
 jobs=0
 for source in "$root"/core/*.c "$root"/backend_cpu/*.c "$root"/backend_cpu/ref/*.c \
-    "$root"/backend_cpu/arm/*.c "$root"/tests/check/*.c "$build/backends.c"; do
+    "$root"/backend_cpu/arm/*.c "$root"/tests/check/*.c "$root/backend_cuda/cublaslt.c" \
+    "$build/backends.c"; do
     object=${source#"$root"/}
     object=$build/$(basename "${object//\//_}" .c).o
     objects+=("$object")
@@ -42,7 +43,7 @@ for object in "${objects[@]}"; do
     [ -e "$object" ] || exit 1
 done
 $cc -pthread "${objects[@]}" -lm -ldl -o "$build/rondo-check"
-echo "aarch64: compiled ${#objects[@]} files of core, backend_cpu and tests/check"
+echo "aarch64: compiled ${#objects[@]} files of core, backend_cpu, tests/check and what they need"
 
 command -v qemu-aarch64 > /dev/null || { echo 'aarch64: no qemu-aarch64, nothing was run'; exit 0; }
 [ $# -gt 0 ] || set -- --backend cpu:neon
