@@ -7,7 +7,7 @@
 # Stages build in build/ci/ and leave their logs in build/ci/logs/. Two run at a time, each on half of the cores, and
 # are shown when they end: configuring and linking, which take one core, cost no time then. A stage whose tools are
 # missing and cannot be installed is skipped, and says so. Exit code 1 when a stage failed.
-#   FUZZ_SECONDS=10          how long each fuzz target runs
+#   FUZZ_SECONDS=5           how long each fuzz target runs
 #   LANES=2                  stages at a time
 set -u
 
@@ -153,7 +153,7 @@ stage_sanitize() {
 fuzz_one() {
     local name=$1 scratch=$out/fuzz/corpus-$1
     mkdir -p "$scratch"
-    (cd "$scratch" && "$out/fuzz/tests/fuzz/fuzz-$name" -max_total_time="${FUZZ_SECONDS:-10}" \
+    (cd "$scratch" && "$out/fuzz/tests/fuzz/fuzz-$name" -max_total_time="${FUZZ_SECONDS:-5}" \
         -timeout=20 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 \
         "$scratch" "$root/tests/fuzz/corpus/$name") > "$logs/fuzz-$name.txt" 2>&1 || {
         tail -n 40 "$logs/fuzz-$name.txt"
