@@ -221,9 +221,8 @@ static __device__ __forceinline__ bool gemm_router_last(const gemm_router &route
 {
     uint32_t *ticket = &route.tickets[row_tile];
     bool is_last = atomicAdd(ticket, 1u) == (uint32_t)route.tiles - 1;
-    if (is_last)
-        atomicExch(ticket,
-                   0u); // Debian's device libraries of HIP lack the instruction of atomicInc
+    if (is_last) // no atomicInc: Debian's device libraries of HIP lack its instruction
+        atomicExch(ticket, 0u);
     return is_last;
 }
 
