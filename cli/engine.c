@@ -230,34 +230,39 @@ int cli_check_length(const char *what, size_t n, int64_t max_context, struct ron
 
 /* ---- feeding ---------------------------------------------------------------------------------- */
 
-int cli_feed(struct rondo_context *context, struct rondo_session *session, const int32_t *tokens,
-             size_t n, size_t chunk, float *logits, size_t *reused, struct rondo_error *error)
+/* Tokens [from, end) of an item; what it wants of the logits is wanted of its last token only. */
+static struct rondo_run_item piece_of(const struct rondo_run_item *item, size_t from, size_t end)
+{
+    struct rondo_run_item piece = {.session = item->session};
+    if (end == item->n)
+        piece = *item;
+    piece.tokens = item->tokens + from;
+    piece.n = end - from;
+    return piece;
+}
+
+int cli_feed(struct rondo_context *context, const struct rondo_run_item *item, size_t chunk,
+             size_t *reused, struct rondo_error *error)
 {
     /* The first piece ends past what the session shares with the tokens, or sync would drop caches. */
-    const int32_t *held = rondo_session_tokens(session);
-    size_t length = rondo_session_length(session), common = 0;
-    while (common < length && common < n && held[common] == tokens[common])
+    const int32_t *held = rondo_session_tokens(item->session);
+    size_t length = rondo_session_length(item->session), common = 0, n = item->n;
+    while (common < length && common < n && held[common] == item->tokens[common])
         common++;
     size_t end = n - common > chunk ? common + chunk : n;
     struct rondo_sync_result sync;
-    int result = rondo_session_sync(session, tokens, end, logits, &sync, error);
+    struct rondo_run_item piece = piece_of(item, 0, end);
+    int result = rondo_session_sync_item(&piece, &sync, error);
     if (!result && reused)
         *reused = sync.reused;
     while (!result && end < n && !cli_interrupted()) {
         cli_progress(NULL, "reading the prompt", end, n);
-        size_t piece = n - end > chunk ? chunk : n - end;
-        bool last = end + piece == n;
-        struct rondo_run_item item = {
-            .session = session,
-            .tokens = tokens + end,
-            .n = piece,
-            .logits = last ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
-            .out = last ? logits : NULL,
-        };
-        result = rondo_context_run(context, &item, 1, error);
-        end += piece;
+        size_t from = end;
+        end = n - from > chunk ? from + chunk : n;
+        piece = piece_of(item, from, end);
+        result = rondo_context_run(context, &piece, 1, error);
         if (!result)
-            rondo_session_snapshot(session); /* the next prompt may depart before this one's end */
+            rondo_session_snapshot(item->session); /* the next prompt may depart before its end */
     }
     cli_progress_clear();
     return result;

@@ -68,11 +68,11 @@ int cli_check_length(const char *what, size_t n, int64_t max_context, struct ron
 
 /* ---- feeding ---------------------------------------------------------------------------------- */
 
-/* Makes the session hold tokens[0..n), in calls of `chunk` tokens, with progress; logits [V] of the last.
- * *reused (may be NULL): leading tokens whose caches were kept. After an interruption the session holds
- * fewer tokens and the result is RONDO_OK: ask cli_interrupted. */
-int cli_feed(struct rondo_context *context, struct rondo_session *session, const int32_t *tokens,
-             size_t n, size_t chunk, float *logits, size_t *reused, struct rondo_error *error);
+/* Makes the item's session hold its tokens, in calls of `chunk` tokens, with progress, and gives what the item wants of
+ * the last row of logits. *reused (may be NULL): leading tokens whose caches were kept. After an interruption the
+ * session holds fewer tokens, nothing is given and the result is RONDO_OK: ask cli_interrupted. */
+int cli_feed(struct rondo_context *context, const struct rondo_run_item *item, size_t chunk,
+             size_t *reused, struct rondo_error *error);
 
 /* Takes rows [first, first + n) of logits, n rows of V. Returns a status. */
 typedef int cli_rows_function(void *user, const float *logits, size_t first, size_t n,

@@ -11,6 +11,8 @@
 int cli_generation_start(struct cli_generation *g, struct rondo_error *error)
 {
     const struct rondo_config *config = rondo_model_config(rondo_context_model(g->context));
+    if (g->output != CLI_OUTPUT_LOGPROBS)
+        return RONDO_OK;
     g->logits = malloc((size_t)config->vocab_size * sizeof *g->logits);
     if (!g->logits)
         return rondo_fail(error, RONDO_FAILED, "out of memory");
@@ -147,11 +149,28 @@ static bool is_end(const struct cli_generation *g, int32_t id)
     return false;
 }
 
+/* A part of a run that says what is wanted of its last row of logits: the row itself only where it is printed. Else the
+ * device makes the pick, or what decides it. */
+static struct rondo_run_item item_of(struct cli_generation *g, const int32_t *tokens, size_t n)
+{
+    struct rondo_run_item item = {
+        .session = g->session, .tokens = tokens, .n = n, .logits = RONDO_LOGITS_LAST};
+    if (g->output == CLI_OUTPUT_LOGPROBS) {
+        item.out = g->logits;
+    } else {
+        item.best = &g->pick;
+        item.sampler = g->sampler;
+    }
+    return item;
+}
+
 /* Picks the next token and does with it what the output asks for. Sets `reason` when it is the last. */
 static int next_token(struct cli_generation *g, int32_t *id, struct rondo_error *error)
 {
     const struct rondo_config *config = rondo_model_config(rondo_context_model(g->context));
-    *id = g->has_pick ? g->pick : rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
+    *id = g->pick;
+    if (g->output == CLI_OUTPUT_LOGPROBS)
+        *id = rondo_sampler_pick(g->sampler, g->logits, g->tokens, g->n_tokens);
     if (*id < 0)
         return rondo_fail(
             error, RONDO_FAILED,
@@ -187,8 +206,6 @@ static int next_token(struct cli_generation *g, int32_t *id, struct rondo_error 
 static int decode(struct cli_generation *g, struct rondo_error *error)
 {
     size_t max_context = (size_t)rondo_context_settings(g->context)->max_context;
-    bool needs_logits = g->output == CLI_OUTPUT_LOGPROBS;
-    uint64_t rows_read = rondo_sampler_rows_read(g->sampler);
     double start = cli_time();
     struct rondo_device_counts before, after;
     int result = RONDO_OK;
@@ -206,20 +223,12 @@ static int decode(struct cli_generation *g, struct rondo_error *error)
         } else if (g->n_tokens > max_context) {
             g->reason = "context full";
         } else {
-            struct rondo_run_item item = {.session = g->session,
-                                          .tokens = &id,
-                                          .n = 1,
-                                          .logits = RONDO_LOGITS_LAST,
-                                          .out = needs_logits ? g->logits : NULL,
-                                          .best = needs_logits ? NULL : &g->pick,
-                                          .sampler = needs_logits ? NULL : g->sampler};
+            struct rondo_run_item item = item_of(g, &id, 1);
             result = rondo_context_run(g->context, &item, 1, error);
-            g->has_pick = !needs_logits;
             g->n_runs++;
         }
     }
     g->decode_seconds = cli_time() - start;
-    g->n_rows_read = (size_t)(rondo_sampler_rows_read(g->sampler) - rows_read);
     rondo_device_count(g->device, &after);
     g->decode_counts = (struct rondo_device_counts){
         .kernels = after.kernels - before.kernels,
@@ -234,7 +243,7 @@ int cli_generate(struct cli_generation *g, struct rondo_error *error)
     g->n_reused = g->n_generated = g->n_runs = g->n_rows_read = g->n_text = g->n_emitted = 0;
     g->prompt_seconds = g->decode_seconds = 0;
     g->reason = NULL;
-    g->at_end_token = g->has_pick = false;
+    g->at_end_token = false;
     memset(&g->stream, 0, sizeof g->stream);
     int result = append_text(g, "", 0, error);
     if (!result)
@@ -243,8 +252,9 @@ int cli_generate(struct cli_generation *g, struct rondo_error *error)
     if (result)
         return result;
     double start = cli_time();
-    result = cli_feed(g->context, g->session, g->tokens, g->n_tokens, g->chunk, g->logits,
-                      &g->n_reused, error);
+    uint64_t rows_read = rondo_sampler_rows_read(g->sampler);
+    struct rondo_run_item prompt = item_of(g, g->tokens, g->n_tokens);
+    result = cli_feed(g->context, &prompt, g->chunk, &g->n_reused, error);
     g->prompt_seconds = cli_time() - start;
     if (!result && cli_interrupted()) {
         g->reason = "interrupted";
@@ -252,6 +262,7 @@ int cli_generate(struct cli_generation *g, struct rondo_error *error)
     }
     if (!result)
         result = decode(g, error);
+    g->n_rows_read = (size_t)(rondo_sampler_rows_read(g->sampler) - rows_read);
     if (!result)
         result = emit(g, true, error);
     return result;
@@ -288,7 +299,9 @@ void cli_generation_print_statistics(const struct cli_generation *g)
         fprintf(stderr, "a decoded token: %.1f kernels, by %.1f calls to the driver\n",
                 (double)g->decode_counts.kernels / (double)g->n_runs,
                 (double)g->decode_counts.submissions / (double)g->n_runs);
-    if (g->n_rows_read && g->decode_counts.kernels)
+    struct rondo_device_counts counts;
+    rondo_device_count(g->device, &counts);
+    if (g->n_rows_read && counts.kernels) /* the prompt's last row may be one of them */
         fprintf(stderr, "whole rows of logits that sampling had to read: %zu of %zu\n",
-                g->n_rows_read, g->n_runs);
+                g->n_rows_read, g->n_runs + 1);
 }

@@ -39,14 +39,13 @@ struct cli_generation {
     char *text; /* [n_text] bytes generated, without a stop text; a NUL follows */
     size_t n_text, text_capacity;
 
-    float *logits; /* [V] */
-    int32_t pick;  /* the sampler's from them */
-    bool has_pick; /* pick is known, and logits are not */
+    float *logits; /* [V] with CLI_OUTPUT_LOGPROBS, else NULL */
+    int32_t pick;  /* the sampler's of the last row, where that is NULL */
     size_t n_emitted;
     struct rondo_utf8_stream stream;
 };
 
-/* Allocates what the size of the vocabulary says. */
+/* Allocates what the output needs by the size of the vocabulary. */
 int cli_generation_start(struct cli_generation *generation, struct rondo_error *error);
 void cli_generation_release(struct cli_generation *generation);
 

@@ -317,6 +317,24 @@ int rondo_check_tokens(const struct rondo_context *context, const int32_t *token
     return RONDO_OK;
 }
 
+int rondo_check_wanted(const struct rondo_context *context, const struct rondo_run_item *item,
+                       size_t index, struct rondo_error *error)
+{
+    int32_t vocabulary = context->model->config.vocab_size;
+    if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out && !item->best)
+        return rondo_fail(error, RONDO_USAGE,
+                          "item %zu: logits are asked for, and out and best are NULL", index);
+    if (item->sampler && (item->logits != RONDO_LOGITS_LAST || !item->best))
+        return rondo_fail(error, RONDO_USAGE,
+                          "item %zu: a sampler is given (want logits of the last token, and best)",
+                          index);
+    if (item->sampler && rondo_sampler_vocabulary(item->sampler) != vocabulary)
+        return rondo_fail(error, RONDO_USAGE,
+                          "item %zu: the sampler has another vocabulary (got %d, want %d)", index,
+                          rondo_sampler_vocabulary(item->sampler), vocabulary);
+    return RONDO_OK;
+}
+
 /* Whether all other holders of the page that item `last` writes to come before it in the run: they copy it, and
  * leave it to this one. */
 static bool inherits_page(const struct rondo_context *context, const struct rondo_run_item *items,
@@ -345,27 +363,16 @@ static int check_items(const struct rondo_context *context, const struct rondo_r
                 return rondo_fail(error, RONDO_USAGE, "item %zu: its session is item %zu's too", i,
                                   j);
         }
-        if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out && !item->best)
-            return rondo_fail(error, RONDO_USAGE,
-                              "item %zu: logits are asked for, and out and best are NULL", i);
-        if (item->sampler && (item->logits != RONDO_LOGITS_LAST || !item->best))
-            return rondo_fail(
-                error, RONDO_USAGE,
-                "item %zu: a sampler is given (want logits of the last token, and best)", i);
-        if (item->sampler &&
-            rondo_sampler_vocabulary(item->sampler) != context->model->config.vocab_size)
-            return rondo_fail(error, RONDO_USAGE,
-                              "item %zu: the sampler has another vocabulary (got %d, want %d)", i,
-                              rondo_sampler_vocabulary(item->sampler),
-                              context->model->config.vocab_size);
+        int status = rondo_check_wanted(context, item, i, error);
+        if (status)
+            return status;
         size_t room = (size_t)(context->settings.max_context - item->session->length);
         if (item->n > room)
             return rondo_fail(
                 error, RONDO_FAILED,
                 "item %zu: the context is full (got %d tokens and %zu more, want at most %d)", i,
                 item->session->length, item->n, context->settings.max_context);
-        int status = rondo_check_tokens(context, item->tokens, item->n, error);
-        if (status)
+        if ((status = rondo_check_tokens(context, item->tokens, item->n, error)))
             return status;
         pages += rondo_session_pages_needed(item->session, (int32_t)item->n) -
                  inherits_page(context, items, i);

@@ -147,6 +147,9 @@ void rondo_session_append(struct rondo_session *session, const int32_t *tokens, 
 /* Gives back pages past what `length` needs and snapshots past it. */
 void rondo_session_trim(struct rondo_session *session);
 
+/* Whether what an item wants of its logits can be given; `index` names it in the error. */
+int rondo_check_wanted(const struct rondo_context *context, const struct rondo_run_item *item,
+                       size_t index, struct rondo_error *error);
 int rondo_check_tokens(const struct rondo_context *context, const int32_t *tokens, size_t n,
                        struct rondo_error *error);
 

@@ -364,10 +364,16 @@ struct rondo_sync_result {
 /* Makes the session hold exactly tokens[0..n) and gives the logits after the last one. Keeps the longest
  * prefix the caches allow: any cut inside the open chunk or past a snapshot. n >= 1; the last token is
  * always run, so that its logits exist. Takes a snapshot itself when it computes a chunk or more. On failure
- * the session holds a prefix of `tokens`. */
+ * the session holds a prefix of `tokens`. logits: [V], or NULL. */
 RONDO_API int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
                                  float *logits, struct rondo_sync_result *result,
                                  struct rondo_error *error);
+
+/* The same for item->session and the tokens of the item, which says what is wanted of the last row of logits as for
+ * rondo_context_run, without RONDO_LOGITS_ALL: with `best` and no `out` the first token after a prompt is chosen on
+ * the device as the later ones are. */
+RONDO_API int rondo_session_sync_item(const struct rondo_run_item *item,
+                                      struct rondo_sync_result *result, struct rondo_error *error);
 
 /* Drops tokens past `n`, to the nearest length <= n the caches can go back to; returns that length. */
 RONDO_API size_t rondo_session_truncate(struct rondo_session *session, size_t n);

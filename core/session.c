@@ -195,11 +195,13 @@ size_t rondo_session_snapshot(struct rondo_session *session)
 
 /* ---- sync ------------------------------------------------------------------------------------- */
 
-/* Appends n tokens. A prompt is likely to be edited near its end, or sent again as it is: the state at the last
- * boundary before its last token is kept, unless little was computed since the one before. */
-static int run_and_keep(struct rondo_session *session, const int32_t *tokens, size_t n,
-                        float *logits, struct rondo_error *error)
+/* Appends the tokens of an item from `from` on. A prompt is likely to be edited near its end, or sent again as it is:
+ * the state at the last boundary before its last token is kept, unless little was computed since the one before. */
+static int run_and_keep(const struct rondo_run_item *wanted, size_t from, struct rondo_error *error)
 {
+    struct rondo_session *session = wanted->session;
+    const int32_t *tokens = wanted->tokens + from;
+    size_t n = wanted->n - from;
     bool keeps = n >= RONDO_CHUNK;
     size_t first = 0;
     /* The last token would complete a chunk, and the boundary before it be gone. */
@@ -209,11 +211,9 @@ static int run_and_keep(struct rondo_session *session, const int32_t *tokens, si
     int status = rondo_context_run(session->context, &item, 1, error);
     if (!status && first)
         rondo_session_snapshot(session);
-    item = (struct rondo_run_item){.session = session,
-                                   .tokens = tokens + first,
-                                   .n = n - first,
-                                   .logits = logits ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
-                                   .out = logits};
+    item = *wanted;
+    item.tokens = tokens + first;
+    item.n = n - first;
     if (!status)
         status = rondo_context_run(session->context, &item, 1, error);
     if (!status && keeps && !first)
@@ -224,15 +224,32 @@ static int run_and_keep(struct rondo_session *session, const int32_t *tokens, si
 int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, size_t n,
                        float *logits, struct rondo_sync_result *result, struct rondo_error *error)
 {
+    struct rondo_run_item item = {.session = session,
+                                  .tokens = tokens,
+                                  .n = n,
+                                  .logits = logits ? RONDO_LOGITS_LAST : RONDO_LOGITS_NONE,
+                                  .out = logits};
+    return rondo_session_sync_item(&item, result, error);
+}
+
+int rondo_session_sync_item(const struct rondo_run_item *item, struct rondo_sync_result *result,
+                            struct rondo_error *error)
+{
+    struct rondo_session *session = item->session;
     struct rondo_context *context = session->context;
+    const int32_t *tokens = item->tokens;
+    size_t n = item->n;
     if (n == 0)
         return rondo_fail(error, RONDO_USAGE, "tokens: none given (want at least 1)");
     if (n > (size_t)context->settings.max_context)
         return rondo_fail(error, RONDO_FAILED,
                           "tokens: more than the context holds (got %zu, want at most %d)", n,
                           context->settings.max_context);
-    int status = rondo_check_tokens(context, tokens, n, error);
-    if (status)
+    if (item->logits == RONDO_LOGITS_ALL)
+        return rondo_fail(error, RONDO_USAGE,
+                          "logits of all tokens are asked for (want those of the last, or none)");
+    int status = rondo_check_wanted(context, item, 0, error);
+    if (status || (status = rondo_check_tokens(context, tokens, n, error)))
         return status;
 
     size_t length = (size_t)session->length, common = 0;
@@ -245,7 +262,7 @@ int rondo_session_sync(struct rondo_session *session, const int32_t *tokens, siz
                          : common == n      ? "the last token is always run"
                          : common == length ? "all that the session held is reused"
                                             : "the tokens differ from here on";
-    status = run_and_keep(session, tokens + reused, n - reused, logits, error);
+    status = run_and_keep(item, reused, error);
     if (status)
         return status;
     if (result)

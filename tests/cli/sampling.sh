@@ -43,6 +43,8 @@ grep -q 'whole rows' "$work/err" && fail 'the 100 largest need no row'
 # Rows that the largest logits do not decide are read, and said.
 same "$demo" --temperature 100 --repetition-penalty 2 --seed 6
 says 'whole rows of logits that sampling had to read'
+expect 0 run -m "$demo" --mode f32 --device "$device" --tokens 5,9,11,5 -n 1 --ids --temperature 100 --seed 6
+says 'whole rows of logits that sampling had to read: 1 of 1' # the prompt's, too, is chosen from on the device
 
 # Logits that are printed come to the host, and so does the pick.
 ids there "$demo" bf16 "$device" --ids --temperature 1.5 --top-p 0.95 --seed 7

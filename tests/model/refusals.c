@@ -121,6 +121,10 @@ static void refuse_runs(struct lab *lab, struct rondo_context *context,
     item.best = many;
     item.sampler = other;
     REFUSED(RONDO_USAGE, rondo_context_run(context, &item, 1, &error));
+    REFUSED(RONDO_USAGE, rondo_session_sync_item(&item, NULL, &error));
+    item.sampler = NULL;
+    item.logits = RONDO_LOGITS_ALL;
+    REFUSED(RONDO_USAGE, rondo_session_sync_item(&item, NULL, &error));
     rondo_sampler_destroy(sampler);
     rondo_sampler_destroy(other);
     REFUSED(RONDO_USAGE, rondo_session_sync(session, many, 0, out, NULL, &error));

@@ -1,5 +1,5 @@
 /* A GPU backend on its host side, under emulation: listing and opening with what goes wrong there, memory and its
- * staging, failures in the middle of a run, running out of memory, recordings, several devices at once.
+ * staging, failures in the middle of a run, running out of memory, recordings, sampling, several devices at once.
  *
  *     gpu FIXTURES */
 #include "core/context.h"
@@ -256,6 +256,70 @@ static void test_recordings(struct rondo_model *model, struct rondo_device *devi
     free(recorded);
 }
 
+/* The largest read from the device since it was last set. */
+static size_t largest_read;
+static void (*read_of_device)(struct rondo_device *device, void *to_host, const void *from,
+                              size_t size);
+
+static void watched_read(struct rondo_device *device, void *to_host, const void *from, size_t size)
+{
+    largest_read = size > largest_read ? size : largest_read;
+    read_of_device(device, to_host, from, size);
+}
+
+enum { PROMPT = 4, GENERATED = 4 };
+
+/* Continues a prompt of 4 tokens: the first id is of the row that reading the prompt leaves. */
+static void generate(struct rondo_model *model, struct rondo_device *device, int32_t *tokens)
+{
+    static const struct rondo_sampler_options sampling = {
+        .temperature = 1, .top_p = 0.8f, .repetition_penalty = 1.3f, .seed = 4};
+    struct rondo_context_options options = {
+        .mode = RONDO_MODE_F32, .max_context = 64, .max_batch_tokens = 8, .max_sessions = 1};
+    struct rondo_context *context = rondo_context_create(model, device, &options, &error);
+    MUST(context);
+    struct rondo_session *session = rondo_session_create(context, &error);
+    struct rondo_sampler *sampler =
+        rondo_sampler_create(model->config.vocab_size, &sampling, &error);
+    MUST(session && sampler);
+    largest_read = 0;
+    struct rondo_run_item item = {.session = session,
+                                  .tokens = tokens,
+                                  .n = PROMPT,
+                                  .logits = RONDO_LOGITS_LAST,
+                                  .best = tokens + PROMPT,
+                                  .sampler = sampler};
+    MUST(!rondo_session_sync_item(&item, NULL, &error));
+    item.n = 1;
+    for (int i = 0; i + 1 < GENERATED; i++) {
+        item.tokens = item.best++;
+        MUST(!rondo_context_run(context, &item, 1, &error));
+    }
+    EXPECT(rondo_sampler_rows_read(sampler) == 0, "rows were read");
+    rondo_sampler_destroy(sampler);
+    rondo_context_destroy(context);
+}
+
+/* Sampling reads less than a row of logits from the device, for the first token after a prompt as for others. */
+static void test_sampling(void)
+{
+    int32_t want[PROMPT + GENERATED] = {5, 9, 11, 5}, got[PROMPT + GENERATED] = {5, 9, 11, 5};
+    struct rondo_model *model = open_model("../demo-model");
+    struct rondo_device *host = open_device("cpu"), *device = open_device("simt:0");
+    generate(model, host, want);
+    read_of_device = device->read;
+    device->read = watched_read;
+    generate(model, device, got);
+    size_t row = (size_t)model->config.vocab_size * sizeof(float);
+    EXPECT(largest_read && largest_read < row, "%zu bytes were read at once, a row has %zu",
+           largest_read, row);
+    EXPECT(!memcmp(got, want, sizeof got), "%d %d %d %d, on the CPU %d %d %d %d", got[4], got[5],
+           got[6], got[7], want[4], want[5], want[6], want[7]);
+    rondo_device_close(host);
+    rondo_device_close(device);
+    rondo_model_close(model);
+}
+
 /* Fails the n-th call of `call` from now on; the run must say so, and no later one give numbers. */
 static void expect_lost(struct rondo_model *model, const char *call, int skip, cudaError_t failure,
                         const char *words)
@@ -423,6 +487,7 @@ int main(int argc, char **argv)
     test_recordings(model, device);
     rondo_device_close(device);
     rondo_model_close(model);
+    test_sampling();
     test_faults();
     test_full();
     test_old_code();

@@ -223,9 +223,14 @@ static void test_drafts_at_the_end(void)
     rondo_context_destroy(context);
 }
 
-/* A prompt that is sent again keeps all but its last chunk, wherever it ends. */
+/* A prompt that is sent again keeps all but its last chunk, wherever it ends. What is wanted of its last row, the row
+ * itself or a pick from it, is the same then. */
 static void test_same_prompt_again(void)
 {
+    static const struct rondo_sampler_options sampling = {
+        .temperature = 2, .top_p = 1, .repetition_penalty = 1.5f, .seed = 4};
+    struct rondo_sampler *sampler = rondo_sampler_create(V, &sampling, NULL),
+                         *on_host = rondo_sampler_create(V, &sampling, NULL);
     struct rondo_context_options options = {.max_context = LONGEST, .max_batch_tokens = 50};
     struct rondo_context *context = make(&options);
     for (size_t n = 126; n <= 130; n++) {
@@ -241,8 +246,21 @@ static void test_same_prompt_again(void)
         EXPECT(!memcmp(out, expected + (n - 1) * V, sizeof out), "prompt of %zu again", n);
         EXPECT(result.reused >= (n - 1) / 64 * 64, "prompt of %zu: %zu reused", n, result.reused);
         EXPECT(rondo_session_length(session) == n, "%zu", rondo_session_length(session));
+        for (int again = 0; again < 2; again++) {
+            int32_t best = -1,
+                    want = rondo_sampler_pick(on_host, expected + (n - 1) * V, tokens, n);
+            struct rondo_run_item item = {session, tokens, n,      RONDO_LOGITS_LAST,
+                                          NULL,    &best,  sampler};
+            MUST(!rondo_session_sync_item(&item, &result, &error));
+            EXPECT(best == want, "prompt of %zu: picked %d, want %d", n, best, want);
+            if (!again)
+                rondo_session_truncate(session, 0);
+        }
         rondo_session_destroy(session);
     }
+    EXPECT(rondo_sampler_rows_read(sampler) == 0, "of %d logits", (int)V);
+    rondo_sampler_destroy(sampler);
+    rondo_sampler_destroy(on_host);
     rondo_context_destroy(context);
 }
 
