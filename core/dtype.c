@@ -107,13 +107,9 @@ void rondo_f32_to_e4m3_row(const float *values, float divisor, uint8_t *codes, s
     }
 }
 
-float rondo_load(const void *data, enum rondo_dtype dtype, size_t index)
+float rondo_load_rare(const void *data, enum rondo_dtype dtype, size_t index)
 {
     switch (dtype) {
-    case RONDO_F32:
-        return ((const float *)data)[index];
-    case RONDO_BF16:
-        return rondo_bf16_to_f32(((const uint16_t *)data)[index]);
     case RONDO_F16:
         return rondo_f16_to_f32(((const uint16_t *)data)[index]);
     case RONDO_F8_E4M3:

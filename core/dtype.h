@@ -53,7 +53,16 @@ static inline bool rondo_e4m3_is_nan(uint8_t code)
 }
 
 /* Element `index` of an array of a floating dtype, and the way back with rounding. */
-float rondo_load(const void *data, enum rondo_dtype dtype, size_t index);
+float rondo_load_rare(const void *data, enum rondo_dtype dtype,
+                      size_t index); /* any but f32, bf16 */
+static inline float rondo_load(const void *data, enum rondo_dtype dtype, size_t index)
+{
+    if (dtype == RONDO_F32)
+        return ((const float *)data)[index];
+    if (dtype == RONDO_BF16)
+        return rondo_bf16_to_f32(((const uint16_t *)data)[index]);
+    return rondo_load_rare(data, dtype, index);
+}
 void rondo_store(void *data, enum rondo_dtype dtype, size_t index, float value);
 
 #endif
