@@ -16,15 +16,23 @@ double accuracy_nmse(const float *got, const float *want, size_t n)
     return error / size;
 }
 
+/* What is subtracted from a row's logits to make them logarithms of probabilities. */
+static double log_total(const float *logits, int32_t vocab_size)
+{
+    return logits[0] - rondo_log_probability(logits, vocab_size, 0);
+}
+
 double accuracy_divergence(const float *got, const float *want, size_t rows, int32_t vocab_size)
 {
     double sum = 0;
-    for (size_t row = 0; row < rows; row++)
+    for (size_t row = 0; row < rows; row++) {
+        const float *a = want + row * (size_t)vocab_size, *b = got + row * (size_t)vocab_size;
+        double total_a = log_total(a, vocab_size), total_b = log_total(b, vocab_size);
         for (int32_t token = 0; token < vocab_size; token++) {
-            const float *a = want + row * (size_t)vocab_size, *b = got + row * (size_t)vocab_size;
-            double p = rondo_log_probability(a, vocab_size, token);
-            sum += exp(p) * (p - rondo_log_probability(b, vocab_size, token));
+            double p = a[token] - total_a;
+            sum += exp(p) * (p - (b[token] - total_b));
         }
+    }
     return sum / (double)rows;
 }
 
