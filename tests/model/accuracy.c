@@ -68,3 +68,14 @@ float *accuracy_reference(const struct fixture *f, size_t n_generated)
     memcpy(want + f->n_tokens * V, f->generated_logits, n_generated * V * sizeof *want);
     return want;
 }
+
+bool accuracy_has_fp8(const struct rondo_model *model)
+{
+    struct rondo_tensor_info info;
+    for (size_t i = 0; i < rondo_model_tensor_count(model); i++) {
+        rondo_model_tensor(model, i, &info);
+        if (info.dtype == RONDO_F8_E4M3)
+            return true;
+    }
+    return false;
+}

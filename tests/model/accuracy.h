@@ -19,5 +19,7 @@ bool accuracy_run(const struct fixture *fixture, size_t n_generated, struct rond
                   float *logits, struct rondo_error *error);
 /* The same rows of the float64 reference, malloc'ed. */
 float *accuracy_reference(const struct fixture *fixture, size_t n_generated);
+/* Without FP8 weights mode fp8 is mode bf16, bit for bit. */
+bool accuracy_has_fp8(const struct rondo_model *model);
 
 #endif

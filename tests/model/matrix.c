@@ -25,7 +25,7 @@ enum { MAX_DEVICES = 12, N_MODES = 4 };
 static const char *const mode_names[N_MODES] = {"f32", "bf16", "fp8", "kv8"};
 static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8,
                                                RONDO_MODE_BF16};
-enum { KV8 = 3 };
+enum { BF16 = 1, FP8, KV8 };
 /* Fixtures of that mode. */
 static const char *const kv8_fixtures[] = {"base-bf16",    "ragged-tail",  "no-qk-norm",
                                            "head-dim-128", "softmax-only", "softmax-only-fp8"};
@@ -89,6 +89,7 @@ static void open_devices(struct matrix *m, char *list)
     }
 }
 
+/* Without FP8 weights mode fp8 is mode bf16, the mode before, whose numbers stay; one fixture shows that it is. */
 static void run_fixture(struct matrix *m, const struct fixture *f, int mode)
 {
     size_t n_generated = m->n_generated < f->n_generated ? m->n_generated : f->n_generated;
@@ -97,7 +98,9 @@ static void run_fixture(struct matrix *m, const struct fixture *f, int mode)
     struct rondo_error error = {0};
     struct rondo_model *model = rondo_model_open(f->directory, NULL, &error);
     EXPECT(model, "%s: %s", f->name, error.message);
-    for (int i = 0; i < m->n_devices; i++) {
+    bool repeats = mode == FP8 && m->wanted[BF16] && model && !accuracy_has_fp8(model);
+    bool is_run = !repeats || !strcmp(f->name, "base-bf16");
+    for (int i = 0; is_run && i < m->n_devices; i++) {
         double start = now();
         logits[i] = malloc(count * sizeof(float));
         bool done =
@@ -108,13 +111,17 @@ static void run_fixture(struct matrix *m, const struct fixture *f, int mode)
         for (size_t k = 0; !done && k < count; k++)
             logits[i][k] = NAN;
         m->seconds[i] += now() - start;
+        double before = m->nmse[i][i][m->n_fixtures];
         for (int j = 0; j <= i; j++) {
             const float *want = i == j ? reference : logits[j];
             m->nmse[i][j][m->n_fixtures] = accuracy_nmse(logits[i], want, count);
             m->kl[i][j][m->n_fixtures] = accuracy_divergence(logits[i], want, rows, f->vocab_size);
         }
+        EXPECT(!repeats || m->nmse[i][i][m->n_fixtures] == before,
+               "%s on %s: NMSE %.2e in mode fp8 without FP8 weights, %.2e in mode bf16", f->name,
+               m->name[i], m->nmse[i][i][m->n_fixtures], before);
     }
-    for (int i = 0; i < m->n_devices; i++)
+    for (int i = 0; is_run && i < m->n_devices; i++)
         free(logits[i]);
     free(reference);
     rondo_model_close(model);
