@@ -6,7 +6,8 @@
 #
 # Stages build in build/ci/ and leave their logs in build/ci/logs/. Two run at a time, each on half of the cores, and
 # are shown when they end: configuring and linking, which take one core, cost no time then. A stage whose tools are
-# missing and cannot be installed is skipped, and says so. Exit code 1 when a stage failed.
+# missing and cannot be installed is skipped, and says so. Exit code 1 when a stage failed. Ended early by a signal, it
+# sums up what has ended.
 #   FUZZ_SECONDS=5           how long each fuzz target runs
 #   LANES=2                  stages at a time
 set -u
@@ -17,7 +18,7 @@ logs=$out/logs
 # Long ones first, so that lanes end together.
 stages=(setup style gcc sanitize thread hip cuda coverage aarch64 readme clang checked fuzz symbols install)
 # Stages that share a build directory with another, and come after it where both are run.
-declare -A after=([checked]=gcc [symbols]=gcc [install]=gcc)
+declare -A after=([checked]=gcc [symbols]=gcc [install]=gcc [coverage]=sanitize)
 
 has() { command -v "$1" > /dev/null 2>&1; }
 
@@ -135,19 +136,37 @@ stage_hip() {
     tests/cli/no_gpu.sh "$out/hip/cli/rondo" tests/fixtures hip
 }
 
-# Addresses and undefined behaviour. By gcc at -O1: clang needs minutes for the vector kernels then. Of emulation the
-# emulator, not the kernels, which would take as long to build as all the rest.
-stage_sanitize() {
-    local options=(-Dbuildtype=debug -Doptimization=1 -Db_sanitize='address,undefined' -Db_lundef=false
-        -Dopenblas=disabled -Dcuda=disabled -Dc_args=-fno-sanitize-recover=all)
-    CC=gcc configure sanitize "${options[@]}" -Dsimt=disabled
+# By gcc at -O1: clang needs minutes for the vector kernels then. Sanitizers and gcov's counters go into one build, whose
+# tests run once. (A counter need not be exact, so it is not atomic.)
+configure_sanitize() {
+    CC=gcc CXX=g++ configure "$@" -Dbuildtype=debug -Doptimization=1 -Db_sanitize='address,undefined' -Db_lundef=false \
+        -Dopenblas=disabled -Dcuda=disabled -Dcpp_args=-fno-sanitize-recover=all
+}
+
+sanitized_tests() {
+    configure_sanitize sanitize -Dsimt=disabled -Db_coverage=true \
+        -Dc_args='-fno-sanitize-recover=all -fprofile-update=single'
     compile sanitize
+    find "$out/sanitize" -name '*.gcda' -delete
     tests sanitize --no-suite reference --timeout-multiplier 5
+}
+
+# Addresses and undefined behaviour. Of emulation the emulator, not the kernels, which would take as long to build as
+# all the rest.
+stage_sanitize() {
+    sanitized_tests
     if has g++; then
-        CC=gcc CXX=g++ configure sanitize-simt "${options[@]}" -Dsimt=enabled -Dcpp_args=-fno-sanitize-recover=all
+        configure_sanitize sanitize-simt -Dsimt=enabled -Dc_args=-fno-sanitize-recover=all
         compile sanitize-simt tests/simt/test-simt-kernels-32 tests/simt/test-simt-bugs tests/simt/test-simt-runtime
         tests sanitize-simt 'simt kernels 32' 'simt bugs' 'simt runtime'
     fi
+}
+
+# Of the tests of the stage "sanitize", which are run here where that stage is not.
+stage_coverage() {
+    has gcov || skip 'no gcov'
+    [[ " ${chosen[*]} " == *' sanitize '* ]] || sanitized_tests
+    python3 ci/coverage.py "$root" "$out/sanitize"
 }
 
 fuzz_one() {
@@ -192,16 +211,6 @@ stage_thread() {
 
 stage_aarch64() {
     JOBS=$jobs ci/aarch64.sh "$out/aarch64"
-}
-
-stage_coverage() {
-    has gcov || skip 'no gcov'
-    CC=gcc configure coverage -Dbuildtype=debug -Doptimization=1 -Db_coverage=true -Dopenblas=disabled \
-        -Dcuda=disabled -Dsimt=disabled
-    compile coverage
-    find "$out/coverage" -name '*.gcda' -delete
-    tests coverage --no-suite reference --no-suite slow --timeout-multiplier 5
-    python3 ci/coverage.py "$root" "$out/coverage"
 }
 
 # Seconds of processor time in a file that `times` wrote.
@@ -260,9 +269,9 @@ take_one() {
 
 # Runs stages side by side, and shows each when it has ended.
 run_lanes() {
-    local waiting=("$@") running=() i
+    local waiting=("$@") running=() i result seconds
     set -m # a process group for each, so that all of it can be ended
-    trap 'for i in $(jobs -p); do kill -- "-$i"; done; exit 130' INT TERM
+    trap 'for i in $(jobs -p); do kill -- "-$i"; done; summary; exit 130' INT TERM
     while [ ${#waiting[@]} -gt 0 ] || [ ${#running[@]} -gt 0 ]; do
         while take_one; do
             run_stage "${running[-1]}" &
@@ -274,6 +283,8 @@ run_lanes() {
                 printf '\n== %s\n' "${running[i]}"
                 cat "$logs/${running[i]}.txt"
             fi
+            read -r result seconds _ < "$logs/${running[i]}.result"
+            printf -- '-- %s: %s in %d s, at %d s\n' "${running[i]}" "$result" "$seconds" $SECONDS
             unset "running[i]"
         done
     done
@@ -287,17 +298,18 @@ count() {
     for name in "${chosen[@]}"; do
         files+=("$logs/$name.txt")
     done
-    sed -n "s/^$label: *\([0-9][0-9]*\) *$/\1/p" "${files[@]}" | awk '{ n += $1 } END { print n + 0 }'
+    sed -n "s/^$label: *\([0-9][0-9]*\) *$/\1/p" "${files[@]}" 2> /dev/null | awk '{ n += $1 } END { print n + 0 }'
 }
 
 summary() {
     local name failed=0 note result seconds processor total=0
     printf '\n== summary: seconds, and those of processors\n'
     for name in "${chosen[@]}"; do
-        read -r result seconds processor < "$logs/$name.result"
-        note=$(sed -n 's/^skipped: //p; s/^coverage: //p' "$logs/$name.txt" | head -n 1)
+        result=unended seconds=0 processor=0
+        [ ! -e "$logs/$name.result" ] || read -r result seconds processor < "$logs/$name.result"
+        note=$(sed -n 's/^skipped: //p; s/^coverage: //p' "$logs/$name.txt" 2> /dev/null | head -n 1)
         printf '%-10s %-8s %5d s %5d s  %s\n' "$name" "$result" "$seconds" "$processor" "$note"
-        [ "$result" != FAILED ] || failed=1
+        case $result in FAILED | unended) failed=1 ;; esac
         total=$((total + processor))
     done
     printf 'all        %-8s %5d s %5d s\n' "$([ $failed = 0 ] && echo passed || echo FAILED)" $SECONDS $total
@@ -325,7 +337,7 @@ main() {
     jobs=$((($(nproc) + lanes - 1) / lanes))
     mkdir -p "$logs"
     for name in "${chosen[@]}"; do
-        rm -f "$logs/$name.result"
+        rm -f "$logs/$name.result" "$logs/$name.txt"
     done
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     # Not detect_stack_use_after_return: gcc 12 then lays 64-byte vectors on unaligned addresses.
