@@ -7,9 +7,11 @@
 #include <string.h>
 #include <time.h>
 
-/* Most bytes of weights in a task of a GEMV. A thread that stays in one place longer is served faster: two
- * threads read 12 to 18 % more at half a megabyte than at 96 KB. */
+/* Bytes of weights in a task of a GEMV: half a megabyte at most, because a thread that stays in one place longer is
+ * served faster (two threads read 12 to 18 % more so than at 96 KB); less and less towards the end, where
+ * otherwise a thread would wait for the last task of another: a share of what is left. */
 #define GEMV_TASK_BYTES (512 << 10)
+#define GEMV_TASK_SHARE 4 /* a thread takes one part in so many of its part of what is left */
 /* Rows and columns of the block of outputs a thread accumulates, and widened elements of x beside it. */
 #define BLOCK_ROWS 256
 #define BLOCK_COLUMNS 256
@@ -26,7 +28,6 @@ struct job {
     int64_t first_row, rows;       /* of the output */
     const struct rondo_tensor *out;
     int64_t out_column;
-    int64_t task_columns, tasks;
     bool streams; /* a GEMV whose weight streams */
 };
 
@@ -38,7 +39,8 @@ struct run {
     const struct rondo_op_gemm *dense;
     const struct rondo_op_grouped_gemm *grouped; /* one of the two is NULL */
     int64_t jobs;
-    int64_t columns; /* of the tasks of products of many rows */
+    int64_t columns;    /* of the tasks of products of many rows */
+    int64_t gemv_bytes; /* weights of products of few rows */
     bool residual, avoid_subnormals;
     size_t thread_size; /* bytes of workspace of a thread */
 };
@@ -132,6 +134,14 @@ static void set_weight(struct job *job, const struct rondo_tensor *tensor)
     job->row_scale = per_row ? tensor->scale : NULL;
 }
 
+/* Of the experts most have none. */
+static bool has_rows(const struct run *run, int64_t index)
+{
+    const struct rondo_op_grouped_gemm *op = run->grouped;
+    return !op || op->offsets[index / op->n_parts + 1] > op->offsets[index / op->n_parts];
+}
+
+/* Of a job that has rows. */
 static void load_job(const struct run *run, int64_t index, struct job *job)
 {
     if (run->dense) {
@@ -145,46 +155,69 @@ static void load_job(const struct run *run, int64_t index, struct job *job)
         *job = (struct job){.first_row = op->offsets[expert],
                             .rows = op->offsets[expert + 1] - op->offsets[expert],
                             .out = &op->out};
-        if (job->rows == 0)
-            return;
         set_weight(job, &op->weight[part][expert]);
         job->bias = op->bias[part] ? op->bias[part][expert] : NULL;
         job->out_column = part * job->weight.n;
     }
-    if (job->rows == 0)
-        return;
-    job->task_columns = run->columns;
     if (job->rows <= RONDO_GEMV_ROWS) {
-        int64_t tile = run->kernels->gemv_rows, tile_bytes = tile * job->weight.row_bytes;
         const struct rondo_gemm_weight *weight = &job->weight;
         job->streams = weight->k > 0 && weight->k % RONDO_GEMM_STREAMED == 0 &&
-                       weight->n % tile == 0 &&
+                       weight->n % run->kernels->gemv_rows == 0 &&
                        weight->row_bytes == weight->k * (int64_t)rondo_dtype_size(weight->dtype);
-        /* Two tasks for each thread at least, because a thread claims two before it runs the first. */
-        int64_t share = round_up(job->weight.n, tile) / tile * tile_bytes /
-                        (2 * rondo_pool_threads(run->cpu->pool));
-        int64_t bytes = min64(share, GEMV_TASK_BYTES);
-        job->task_columns = bytes > tile_bytes ? bytes / tile_bytes * tile : tile;
     }
-    job->tasks = (job->weight.n + job->task_columns - 1) / job->task_columns;
 }
 
-/* Where a thread stands in the list of jobs; moves forward only. */
+/* A task: output channels of a job. Moves forward through the tasks of a run, which are the same for every thread. */
 struct cursor {
     struct job job;
-    int64_t index, first_task;
+    int64_t index; /* of the job; -1 before the first task */
+    int64_t task;
+    int64_t first, end;
+    int64_t gemv_bytes; /* weights of products of few rows in later tasks */
 };
 
-/* Moves to the job of `task`; false when there is no such task. */
+static struct cursor first_cursor(const struct run *run)
+{
+    return (struct cursor){.index = -1, .task = -1, .gemv_bytes = run->gemv_bytes};
+}
+
+/* Output channels of the next task of a product of few rows. */
+static int64_t gemv_columns(const struct run *run, const struct cursor *cursor)
+{
+    int64_t tile = run->kernels->gemv_rows, tile_bytes = tile * cursor->job.weight.row_bytes;
+    int64_t share = cursor->gemv_bytes / (GEMV_TASK_SHARE * rondo_pool_threads(run->cpu->pool));
+    int64_t bytes = min64(share, GEMV_TASK_BYTES);
+    return bytes > tile_bytes ? bytes / tile_bytes * tile : tile;
+}
+
+/* Moves to the next task; false when there is none. */
+static bool advance(const struct run *run, struct cursor *cursor)
+{
+    const struct job *job = &cursor->job;
+    cursor->task++;
+    cursor->first = cursor->end;
+    while (cursor->first >= job->weight.n) {
+        do
+            if (++cursor->index >= run->jobs)
+                return false;
+        while (!has_rows(run, cursor->index));
+        load_job(run, cursor->index, &cursor->job);
+        cursor->first = 0;
+    }
+    bool few = job->rows <= RONDO_GEMV_ROWS;
+    int64_t columns = few ? gemv_columns(run, cursor) : run->columns;
+    cursor->end = min64(cursor->first + columns, job->weight.n);
+    if (few)
+        cursor->gemv_bytes -= (cursor->end - cursor->first) * job->weight.row_bytes;
+    return true;
+}
+
+/* Moves to `task`; false when there is no such task. */
 static bool seek(const struct run *run, struct cursor *cursor, int64_t task)
 {
-    while (cursor->index < 0 || task >= cursor->first_task + cursor->job.tasks) {
-        if (cursor->index >= 0)
-            cursor->first_task += cursor->job.tasks;
-        if (++cursor->index >= run->jobs)
+    while (cursor->task < task)
+        if (!advance(run, cursor))
             return false;
-        load_job(run, cursor->index, &cursor->job);
-    }
     return true;
 }
 
@@ -454,33 +487,37 @@ static void run_tasks(void *user, int thread, int threads)
 {
     const struct run *run = user;
     struct scratch scratch;
-    struct cursor now = {.index = -1}, next;
+    struct cursor now = first_cursor(run), next;
     lay_out(run->cpu->workspace + run->thread_size * (size_t)thread, rondo_tensor_columns(run->x),
             &scratch);
-    int64_t task = rondo_pool_next(run->cpu->pool);
-    bool more = seek(run, &now, task);
+    bool more = seek(run, &now, rondo_pool_next(run->cpu->pool));
     while (more) {
-        const struct job *job = &now.job;
-        int64_t first = (task - now.first_task) * job->task_columns;
-        int64_t end = min64(first + job->task_columns, job->weight.n);
         next = now;
-        task = rondo_pool_next(run->cpu->pool);
-        more = seek(run, &next, task);
-        const uint8_t *ahead =
-            more ? weight_at(&next.job.weight, (task - next.first_task) * next.job.task_columns, 0)
-                 : weight_at(&job->weight, first, 0);
-        if (job->rows <= RONDO_GEMV_ROWS)
-            run_gemv(run, job, &scratch, first, end, ahead);
+        more = seek(run, &next, rondo_pool_next(run->cpu->pool));
+        const uint8_t *ahead = more ? weight_at(&next.job.weight, next.first, 0)
+                                    : weight_at(&now.job.weight, now.first, 0);
+        if (now.job.rows <= RONDO_GEMV_ROWS)
+            run_gemv(run, &now.job, &scratch, now.first, now.end, ahead);
         else
-            run_panels(run, job, &scratch, first, end, ahead);
+            run_panels(run, &now.job, &scratch, now.first, now.end, ahead);
         now = next;
     }
 }
 
-/* `channels`: output channels of all jobs of many rows. */
-static void start(struct run *run, int64_t channels)
+static void start(struct run *run)
 {
     int64_t threads = rondo_pool_threads(run->cpu->pool), step = run->kernels->columns;
+    int64_t channels = 0; /* of all jobs of many rows */
+    for (int64_t i = 0; i < run->jobs; i++) {
+        struct job job;
+        if (!has_rows(run, i))
+            continue;
+        load_job(run, i, &job);
+        if (job.rows > RONDO_GEMV_ROWS)
+            channels += job.weight.n;
+        else
+            run->gemv_bytes += job.weight.n * job.weight.row_bytes;
+    }
     int64_t columns = round_up(channels / (threads * 8) + 1, step);
     run->columns = columns > BLOCK_COLUMNS ? BLOCK_COLUMNS : columns;
     run->avoid_subnormals = subnormals_are_slow();
@@ -497,12 +534,8 @@ static void gemm(struct rondo_device *device, const struct rondo_op_gemm *op,
                       .dense = op,
                       .jobs = op->n_parts,
                       .residual = op->residual};
-    int64_t channels = 0;
-    if (rondo_tensor_rows(&op->x) == 0)
-        return;
-    for (int32_t i = 0; i < op->n_parts; i++)
-        channels += rondo_tensor_rows(&op->part[i].weight);
-    start(&run, channels);
+    if (rondo_tensor_rows(&op->x) > 0)
+        start(&run);
 }
 
 static void grouped_gemm(struct rondo_device *device, const struct rondo_op_grouped_gemm *op,
@@ -514,13 +547,8 @@ static void grouped_gemm(struct rondo_device *device, const struct rondo_op_grou
                       .gather = op->gather,
                       .grouped = op,
                       .jobs = (int64_t)op->n_experts * op->n_parts};
-    int64_t channels = 0;
-    if (op->n_rows == 0)
-        return;
-    for (int32_t e = 0; e < op->n_experts; e++)
-        if (op->offsets[e + 1] - op->offsets[e] > RONDO_GEMV_ROWS)
-            channels += rondo_tensor_rows(&op->weight[0][e]) * op->n_parts;
-    start(&run, channels);
+    if (op->n_rows > 0)
+        start(&run);
 }
 
 #define SLOTS(LEVEL)                                                                               \
