@@ -19,6 +19,7 @@
 struct bench_options {
     struct cli_model_options model;
     struct cli_device_options device;
+    struct cli_weight_options weights;
     struct cli_message_options messages;
     struct cli_integers prefill, depth, batch;
     int64_t decode, repeat, chunk;
@@ -444,6 +445,7 @@ static int fill(struct bench *b, int64_t depth, struct rondo_error *error)
 static int warm_up(struct bench *b, struct rondo_error *error)
 {
     int64_t room = rondo_context_settings(b->engine.context)->max_context - 1;
+    cli_yardstick_touch(b->engine.device, b->engine.model);
     int result = feed(b, 0, room > WARM_UP ? WARM_UP : room, error);
     if (!result)
         result = decode(b, 1, 1, error);
@@ -492,7 +494,8 @@ static int start(struct bench *b, struct rondo_error *error)
                                                               : (int64_t)b->n_sessions),
         .snapshots = 1,
     };
-    if ((result = cli_engine_start(&b->engine, &settings, error)))
+    if ((result = cli_engine_start(&b->engine, &settings, error)) ||
+        (result = cli_engine_weights(&b->engine, &options->weights, error)))
         return result;
     size_t n_tokens = (size_t)settings.max_batch_tokens;
     b->sessions = calloc(b->n_sessions, sizeof *b->sessions);
@@ -582,9 +585,8 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

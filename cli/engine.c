@@ -1,6 +1,7 @@
 /* Model, device and context as commands open them, and feeding a session piece by piece. */
 #include "cli/engine.h"
 #include "cli/terminal.h"
+#include "core/backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 
 #define MODEL(name) offsetof(struct cli_model_options, name)
 #define DEVICE(name) offsetof(struct cli_device_options, name)
+#define WEIGHT(name) offsetof(struct cli_weight_options, name)
 #define MESSAGE(name) offsetof(struct cli_message_options, name)
 
 const char *const cli_mode_names[] = {"f32", "bf16", "fp8", NULL};
@@ -98,6 +100,14 @@ const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS] = {
      .offset = DEVICE(strict),
      .group = "Device",
      .help = "an operation that would fall back to another path is an error"},
+};
+
+const struct cli_option cli_weight_table[CLI_WEIGHT_OPTIONS] = {
+    {.name = "--mlock",
+     .kind = CLI_FLAG,
+     .offset = WEIGHT(mlock),
+     .group = "Device",
+     .help = "read all weights before the start and keep them in memory"},
 };
 
 const struct cli_option cli_message_table[CLI_MESSAGE_OPTIONS] = {
@@ -209,6 +219,23 @@ int cli_engine_start(struct cli_engine *engine, const struct rondo_context_optio
     if (engine->context)
         return RONDO_OK;
     return error->status ? (int)error->status : RONDO_FAILED;
+}
+
+int cli_engine_weights(struct cli_engine *engine, const struct cli_weight_options *options,
+                       struct rondo_error *error)
+{
+    struct rondo_device *device = engine->device;
+    if (!options->mlock)
+        return RONDO_OK;
+    if (!device->uses_host_memory || !device->uses_host_memory(device))
+        return rondo_fail(
+            error, RONDO_USAGE,
+            "--mlock: %s has a copy of the weights, which nothing pages out; leave it "
+            "out",
+            rondo_device_description(device));
+    int result = rondo_model_lock(engine->model, cli_progress, NULL, error);
+    cli_progress_clear();
+    return result;
 }
 
 void cli_engine_close(struct cli_engine *engine)

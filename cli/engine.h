@@ -22,6 +22,10 @@ struct cli_device_options {
     bool strict;
 };
 
+struct cli_weight_options {
+    bool mlock;
+};
+
 /* Options every command that works has. */
 struct cli_message_options {
     bool quiet, verbose;
@@ -29,9 +33,11 @@ struct cli_message_options {
 
 #define CLI_MODEL_OPTIONS 3
 #define CLI_DEVICE_OPTIONS 6
+#define CLI_WEIGHT_OPTIONS 1
 #define CLI_MESSAGE_OPTIONS 2
 extern const struct cli_option cli_model_table[CLI_MODEL_OPTIONS];
 extern const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS];
+extern const struct cli_option cli_weight_table[CLI_WEIGHT_OPTIONS];
 extern const struct cli_option cli_message_table[CLI_MESSAGE_OPTIONS];
 extern const char *const cli_mode_names[]; /* NULL-terminated, by enum rondo_mode */
 extern const char *const cli_kv_names[];   /* and by enum rondo_kv */
@@ -61,6 +67,9 @@ int cli_engine_open(struct cli_engine *engine, const struct cli_model_options *m
 /* Prints the memory on stderr, then allocates it. */
 int cli_engine_start(struct cli_engine *engine, const struct rondo_context_options *options,
                      struct rondo_error *error);
+/* What the options say of the weights of a started engine. */
+int cli_engine_weights(struct cli_engine *engine, const struct cli_weight_options *options,
+                       struct rondo_error *error);
 void cli_engine_close(struct cli_engine *engine);
 
 /* Fails when `n` tokens do not fit a context of max_context, naming both numbers. */

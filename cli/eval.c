@@ -12,6 +12,7 @@
 struct eval_options {
     struct cli_model_options model;
     struct cli_device_options device;
+    struct cli_weight_options weights;
     struct cli_message_options messages;
     const char *suite, *task, *output;
     int64_t limit, max_tokens, batch, chunk;
@@ -227,6 +228,8 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
     };
     if (!result)
         result = cli_engine_start(&e->engine, &settings, error);
+    if (!result)
+        result = cli_engine_weights(&e->engine, &e->options->weights, error);
     if (result)
         return result;
     e->lanes = calloc(n, sizeof *e->lanes);
@@ -483,9 +486,8 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

@@ -14,6 +14,7 @@
 struct run_options {
     struct cli_model_options model;
     struct cli_device_options device;
+    struct cli_weight_options weights;
     struct cli_message_options messages;
     const char *file, *system, *session;
     struct cli_integers tokens;
@@ -305,6 +306,8 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         .max_batch_tokens = (int32_t)options->chunk,
     };
     result = cli_engine_start(&r->engine, &settings, error);
+    if (!result)
+        result = cli_engine_weights(&r->engine, &options->weights, error);
     if (!result && options->check_steps)
         result = rondo_context_check_steps(r->engine.context, true, error);
     if (result)
@@ -624,9 +627,8 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

@@ -3,6 +3,7 @@
 #include "cli/yardstick.h"
 #include "backend_cpu/cpu.h"
 #include "cli/terminal.h"
+#include "core/model.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,24 @@ static bool is_cpu(const struct rondo_device *device)
 int cli_yardstick_threads(struct rondo_device *device)
 {
     return is_cpu(device) ? rondo_pool_threads(rondo_cpu(device)->pool) : 1;
+}
+
+void cli_yardstick_touch(struct rondo_device *device, const struct rondo_model *model)
+{
+    const uint64_t page = 4096, progress_step = (uint64_t)256 << 20;
+    uint64_t total = rondo_model_bytes(model), done = 0, shown = 0;
+    volatile uint8_t sum = 0;
+    if (!is_cpu(device))
+        return;
+    for (size_t i = 0; i < model->n_tensors; i++) {
+        const uint8_t *data = model->tensors[i].data;
+        for (uint64_t at = 0; at < model->tensors[i].info.size; at += page)
+            sum = (uint8_t)(sum + data[at]);
+        done += model->tensors[i].info.size;
+        if (done - shown >= progress_step)
+            cli_progress(NULL, "reading weights", shown = done, total);
+    }
+    cli_progress_clear();
 }
 
 /* Half of what a copy on the device moves is read. */

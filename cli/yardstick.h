@@ -7,6 +7,10 @@
 /* Threads of the device; 1 when it does not say. */
 int cli_yardstick_threads(struct rondo_device *device);
 
+/* Reads from every page of the weights that the device uses in place: the first use of a page takes longer, above
+ * all on virtual machines, and of many experts that is long after the start. */
+void cli_yardstick_touch(struct rondo_device *device, const struct rondo_model *model);
+
 /* Bytes per second at which the device's threads read a large buffer, once; on a GPU, bytes read and written by
  * a copy of one. 0 when it cannot be measured. */
 double cli_yardstick_read_bandwidth(struct rondo_device *device);

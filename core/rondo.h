@@ -223,6 +223,13 @@ RONDO_API const char *rondo_model_directory(const struct rondo_model *model);
  * say which file has changed or could not be read. */
 RONDO_API const char *rondo_mapped_file(const void *address);
 
+/* Reads the files into memory and keeps them there until the model is closed, for devices that use weights in place:
+ * otherwise a weight is read when it is first used, and the system may drop what was not used for long. Contexts
+ * are made first, because memory that is locked is no longer available. Fails, and locks nothing, where the
+ * process may not lock so much, and when `progress` (may be NULL) says so. */
+RONDO_API int rondo_model_lock(struct rondo_model *model, rondo_progress_function *progress,
+                               void *user, struct rondo_error *error);
+
 /* Identifies the weights: file headers, config and samples of the data. Sessions on disk are bound to it. */
 RONDO_API uint64_t rondo_model_hash(const struct rondo_model *model);
 

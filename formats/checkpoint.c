@@ -407,6 +407,37 @@ struct rondo_model *rondo_model_open(const char *directory,
     return model;
 }
 
+static int lock_file(const struct rondo_safetensors *file, uint64_t *done, uint64_t total,
+                     rondo_progress_function *progress, void *user, struct rondo_error *error)
+{
+    const size_t piece = (size_t)64 << 20;
+    for (size_t at = 0; at < file->mapping.size; at += piece) {
+        size_t size = file->mapping.size - at < piece ? file->mapping.size - at : piece;
+        if (progress && progress(user, "reading weights", *done, total))
+            return rondo_fail(error, RONDO_FAILED, "%s: interrupted", file->path);
+        int status = rondo_mapping_lock(&file->mapping, at, size, file->path, error);
+        if (status)
+            return status;
+        *done += size;
+    }
+    return RONDO_OK;
+}
+
+int rondo_model_lock(struct rondo_model *model, rondo_progress_function *progress, void *user,
+                     struct rondo_error *error)
+{
+    const struct rondo_checkpoint_files *files = &((struct mappings *)model->mappings)->files;
+    uint64_t done = 0, total = 0;
+    int status = RONDO_OK;
+    for (size_t i = 0; i < files->n_shards; i++)
+        total += files->shards[i].mapping.size;
+    for (size_t i = 0; i < files->n_shards && !status; i++)
+        status = lock_file(&files->shards[i], &done, total, progress, user, error);
+    for (size_t i = 0; i < files->n_shards && status; i++)
+        rondo_mapping_unlock(&files->shards[i].mapping);
+    return status;
+}
+
 void rondo_model_close(struct rondo_model *model)
 {
     if (model)

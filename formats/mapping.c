@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -116,4 +117,27 @@ void rondo_mapping_close(struct rondo_mapping *mapping)
         munmap(mapping->bytes, mapping->size);
     }
     *mapping = (struct rondo_mapping){0};
+}
+
+int rondo_mapping_lock(const struct rondo_mapping *mapping, size_t offset, size_t size,
+                       const char *path, struct rondo_error *error)
+{
+    if (mlock((const char *)mapping->bytes + offset, size) == 0)
+        return RONDO_OK;
+    int reason = errno;
+    struct rlimit limit;
+    if ((reason == ENOMEM || reason == EPERM) && !getrlimit(RLIMIT_MEMLOCK, &limit) &&
+        limit.rlim_cur != RLIM_INFINITY && offset + size > limit.rlim_cur)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: cannot be locked in memory (want %zu bytes, got a limit of %llu for "
+                          "this process); raise it with 'ulimit -l', or leave the lock out",
+                          path, mapping->size, (unsigned long long)limit.rlim_cur);
+    return rondo_fail(error, RONDO_FAILED, "%s: %zu bytes cannot be locked in memory: %s", path,
+                      mapping->size, strerror(reason));
+}
+
+void rondo_mapping_unlock(const struct rondo_mapping *mapping)
+{
+    if (mapping->bytes)
+        munlock(mapping->bytes, mapping->size);
 }

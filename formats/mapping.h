@@ -14,4 +14,10 @@ struct rondo_mapping {
 int rondo_mapping_open(struct rondo_mapping *mapping, const char *path, struct rondo_error *error);
 void rondo_mapping_close(struct rondo_mapping *mapping);
 
+/* Reads `size` bytes from `offset`, whole pages but for the file's last, and keeps them in memory until the file is
+ * closed or unlocked. */
+int rondo_mapping_lock(const struct rondo_mapping *mapping, size_t offset, size_t size,
+                       const char *path, struct rondo_error *error);
+void rondo_mapping_unlock(const struct rondo_mapping *mapping);
+
 #endif

@@ -22,6 +22,20 @@ expect 0 run -m "$model" --tokens "$tokens" --ids -n 4 --ignore-eos --quiet --ch
 [ -s "$work/err" ] && fail "--quiet is not quiet"
 [ "$(cat "$work/out")" = "[$(golden "$model" generated | cut -d, -f1-4)]" ] || fail "--chunk 7 differs"
 
+# Weights locked in memory: nothing else changes. A limit that is too low is named, where one holds for this user.
+expect 0 run -m "$model" --tokens "$tokens" --ids -n 4 --ignore-eos --mlock
+[ "$(cat "$work/out")" = "[$(golden "$model" generated | cut -d, -f1-4)]" ] || fail "--mlock differs"
+if [ "$(id -u)" != 0 ]; then
+    # shellcheck disable=SC3045
+    (ulimit -l 16 && "$rondo" run -m "$model" --tokens 1 --ids --mlock >"$work/out" 2>"$work/err")
+    [ $? = 1 ] || fail "locked above the limit"
+    says "ulimit -l"
+fi
+if "$rondo" info --devices | grep -q 'simt:0'; then
+    expect 2 run -m "$model" --tokens 1 --ids --mlock --device simt:0
+    says "--mlock: "
+fi
+
 # Draws: a seed repeats itself, another one differs.
 for seed in 1 1 2; do
     expect 0 run -m "$model" --tokens 1,2,3 --ids -n 24 --ignore-eos --temperature 2 --seed $seed
