@@ -123,17 +123,22 @@ stage_cuda() {
     tests cuda --suite gpu
 }
 
-# For one GPU of each kind: MFMA with and without FP8, WMMA. What they have in common is tested by the stage "gcc",
-# emulated; a machine with an AMD GPU lists it here.
+configure_hip() {
+    CC=gcc configure "$@" -Dwerror=true -Dhip=enabled -Dhip_bitcode="$out/hip-bitcode" -Dcuda=disabled \
+        -Dsimt=disabled -Dopenblas=disabled -Doptimization=0
+}
+
+# For one GPU with MFMA and one with WMMA; products also for a GPU with MFMA that has none of FP8, which is what sets it
+# apart. What they have in common is tested by the stage "gcc", emulated; a machine with an AMD GPU lists it here.
 stage_hip() {
     has clang++-19 || skip 'no clang++-19'
     [ -e /usr/include/hip/hip_runtime.h ] || skip 'no libamdhip64-dev'
     ci/hip-bitcode.sh "$out/hip-bitcode"
-    CC=gcc configure hip -Dwerror=true -Dhip=enabled -Dhip_bitcode="$out/hip-bitcode" \
-        -Dhip_arch_wave64=gfx90a,gfx942 -Dhip_arch_wave32=gfx1100 \
-        -Dcuda=disabled -Dsimt=disabled -Dopenblas=disabled -Doptimization=0
+    configure_hip hip -Dhip_arch_wave64=gfx942 -Dhip_arch_wave32=gfx1100
     compile hip cli/rondo
     tests/cli/no_gpu.sh "$out/hip/cli/rondo" tests/fixtures hip
+    configure_hip hip-gfx90a -Dhip_arch_wave64=gfx90a -Dhip_arch_wave32=
+    compile hip-gfx90a backend_hip/libbackend_hip64.a.p/gemm_{mma,small}.cu.o
 }
 
 # By gcc at -O1: clang needs minutes for the vector kernels then. Sanitizers and gcov's counters go into one build, whose
