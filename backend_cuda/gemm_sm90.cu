@@ -199,6 +199,14 @@ void sm90_launch_kind(gpu_device *device, int kind, const sm90_arguments &argume
     }
 }
 
+template <class T>
+void sm90_launch_routed(gpu_device *device, const gemm_launch *launch, const Sm90_plan &plan,
+                        const sm90_arguments &arguments, int64_t tiles)
+{
+    sm90_launch<Sm90_shape<T, false, 32, 1, 10, false>>(
+        device, arguments, tiles, gemm_routes(*launch, SM90_GROUPS * plan.weight_rows));
+}
+
 void sm90_run(gpu_device *device, gemm_family family, const gemm_launch *launch,
               const Sm90_plan &plan)
 {
@@ -209,9 +217,10 @@ void sm90_run(gpu_device *device, gemm_family family, const gemm_launch *launch,
     }
     sm90_fill(launch, plan, &arguments);
     const int64_t tiles = plan.tiles_x * plan.tiles_n;
-    if (launch->route)
-        sm90_launch<Sm90_shape<uint16_t, false, 32, 1, 10, false>>(
-            device, arguments, tiles, gemm_routes(*launch, SM90_GROUPS * plan.weight_rows));
+    if (launch->route && family == GEMM_E4M3_E4M3)
+        sm90_launch_routed<uint8_t>(device, launch, plan, arguments, tiles);
+    else if (launch->route)
+        sm90_launch_routed<uint16_t>(device, launch, plan, arguments, tiles);
     else if (family == GEMM_E4M3_E4M3 && launch->gather)
         sm90_launch_kind<uint8_t, true>(device, plan.kind, arguments, tiles);
     else if (family == GEMM_E4M3_E4M3)

@@ -383,17 +383,17 @@ template <class S, class Route> int launch_strips(gpu_device *device, gemm_launc
     return 1;
 }
 
-template <class X, class W, class Math, int Depth, int Stages>
+template <class X, class W, class Math, int Stages>
 int launch_family(gpu_device *device, gemm_launch *g, int rows)
 {
     constexpr int narrow = sizeof(X) == 1 ? 64 : 32; // many rows of x: shorter stages
     const gemm_no_router none = {};
 #ifndef RONDO_HIP
     if (rows <= 8)
-        return launch_strips<strip_shape<X, W, Math, 1, 8, Depth, Stages>>(device, g, none);
+        return launch_strips<strip_shape<X, W, Math, 1, 8, 64, Stages>>(device, g, none);
 #endif
     if (rows <= 16)
-        return launch_strips<strip_shape<X, W, Math, 1, 16, Depth, Stages>>(device, g, none);
+        return launch_strips<strip_shape<X, W, Math, 1, 16, 64, Stages>>(device, g, none);
     if (rows <= 32)
         return launch_strips<strip_shape<X, W, Math, 1, 32, narrow, 4>>(device, g, none);
     return launch_strips<strip_shape<X, W, Math, 2, 64, narrow, 3>>(device, g, none) ||
@@ -401,34 +401,40 @@ int launch_family(gpu_device *device, gemm_launch *g, int rows)
 }
 
 // Low strips, whatever the rows: logits are few channels, so that higher ones would leave most of the device idle; and
-// the block that routes a strip's rows has four of them a warp at most.
-int launch_routed(gpu_device *device, gemm_launch *g)
+// the block that routes a strip's rows has four of them a warp at most. FP8 weights, which few models route by, have one
+// height: 8 rows would save shared memory and products, of which 16 blocks on the device want neither. Three stages of
+// them fit AMD's 64 KiB.
+template <class X, class W, class Math> int launch_routed(gpu_device *device, gemm_launch *g)
 {
     const gemm_router route = gemm_routes(*g, 16);
 #ifndef RONDO_HIP
-    if (g->rows <= 8)
-        return launch_strips<strip_shape<uint16_t, uint16_t, gemm_math_bf16, 1, 8, 64, 3>>(
-            device, g, route);
+    if constexpr (sizeof(W) == 2)
+        if (g->rows <= 8)
+            return launch_strips<strip_shape<X, W, Math, 1, 8, 64, 3>>(device, g, route);
 #endif
-    return launch_strips<strip_shape<uint16_t, uint16_t, gemm_math_bf16, 1, 16, 64, 3>>(device, g,
-                                                                                        route);
+    return launch_strips<strip_shape<X, W, Math, 1, 16, 64, 3>>(device, g, route);
+}
+
+template <class X, class W, class Math, int Stages>
+int launch_any(gpu_device *device, gemm_launch *g, int rows)
+{
+    return g->route ? launch_routed<X, W, Math>(device, g)
+                    : launch_family<X, W, Math, Stages>(device, g, rows);
 }
 
 } // namespace
 
 int GPU(gemm_launch_small)(gpu_device *device, gemm_family family, gemm_launch *g, int rows)
 {
-    if (g->route)
-        return family == GEMM_BF16_BF16 && launch_routed(device, g);
     switch (family) {
     case GEMM_BF16_BF16:
-        return launch_family<uint16_t, uint16_t, gemm_math_bf16, 64, 3>(device, g, rows);
+        return launch_any<uint16_t, uint16_t, gemm_math_bf16, 3>(device, g, rows);
     case GEMM_BF16_E4M3:
-        return launch_family<uint16_t, uint8_t, gemm_math_widen<uint16_t>, 64, 4>(device, g, rows);
+        return launch_any<uint16_t, uint8_t, gemm_math_widen<uint16_t>, 4>(device, g, rows);
     case GEMM_E4M3_WIDEN:
-        return launch_family<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 64, 4>(device, g, rows);
+        return launch_any<uint8_t, uint8_t, gemm_math_widen<uint8_t>, 4>(device, g, rows);
     case GEMM_E4M3_E4M3:
-        return launch_family<uint8_t, uint8_t, gemm_math_e4m3, 64, 4>(device, g, rows);
+        return launch_any<uint8_t, uint8_t, gemm_math_e4m3, 4>(device, g, rows);
     default:
         return 0;
     }

@@ -10,6 +10,8 @@ struct case_of {
     int32_t tokens, experts, groups, topk_group, k, channels;
     enum rondo_score score;
     enum rondo_dtype x, weight;
+    enum check_scale scale;  /* of the weight that makes the logits */
+    enum rondo_dtype beside; /* of the other weights */
     int32_t parts;
     enum check_fill fill;
 };
@@ -29,7 +31,7 @@ static struct outputs make_outputs(struct check *check, const struct case_of *c,
     size_t pairs = (size_t)c->tokens * (size_t)c->k;
     for (int p = 0; p < c->parts; p++)
         out.part[p] =
-            check_tensor_output(check, p && c->x == RONDO_BF16 ? RONDO_BF16 : RONDO_F32, c->tokens,
+            check_tensor_output(check, p && c->x != RONDO_F32 ? RONDO_BF16 : RONDO_F32, c->tokens,
                                 p ? widths[p] : c->experts, gap, CHECK_SCALE_NONE, "out");
     out.ids = check_output(check, pairs * 4, "ids");
     out.weights = check_output(check, pairs * 4, "weights");
@@ -72,24 +74,29 @@ static uint64_t kernels(struct check *check)
 
 static void run_case(struct check *check, const struct case_of *c)
 {
-    check_case(check, "T=%d E=%d groups %d/%d K=%d %s, D=%d x %s, W %s, %d parts, %s", c->tokens,
-               c->experts, c->topk_group, c->groups, c->k,
+    static const char *const scale_names[] = {"", " block", " row"};
+    check_case(check, "T=%d E=%d groups %d/%d K=%d %s, D=%d x %s, W %s%s, %d parts %s, %s",
+               c->tokens, c->experts, c->topk_group, c->groups, c->k,
                c->score == RONDO_SCORE_SIGMOID ? "sigmoid" : "softmax", c->channels,
-               rondo_dtype_name(c->x), rondo_dtype_name(c->weight), c->parts,
-               check_fill_name(c->fill));
+               rondo_dtype_name(c->x), rondo_dtype_name(c->weight), scale_names[c->scale], c->parts,
+               rondo_dtype_name(c->beside), check_fill_name(c->fill));
     struct rondo_limits limits = {.tokens = c->tokens,
                                   .experts = c->experts,
                                   .experts_per_token = c->k,
                                   .max_k = c->channels,
                                   .max_n = c->experts};
     check_reserve(check, &limits);
-    struct check_tensor *x =
-        check_tensor(check, c->x, c->tokens, c->channels, check_random_range(check, 0, 1) * 8,
-                     CHECK_SCALE_NONE, c->fill, "x");
+    struct check_tensor *x = check_tensor(
+        check, c->x, c->tokens, c->channels, check_random_range(check, 0, 1) * 8,
+        c->x == RONDO_F8_E4M3 ? CHECK_SCALE_ACTIVATION : CHECK_SCALE_NONE, c->fill, "x");
     struct check_tensor *weight[3];
     for (int p = 0; p < c->parts; p++)
-        weight[p] = check_tensor(check, c->weight, p ? widths[p] : c->experts, c->channels, 0,
-                                 CHECK_SCALE_NONE, c->fill, "W");
+        weight[p] = check_tensor(check, p ? c->beside : c->weight, p ? widths[p] : c->experts,
+                                 c->channels, 0,
+                                 !p                           ? c->scale
+                                 : c->beside == RONDO_F8_E4M3 ? CHECK_SCALE_BLOCK
+                                                              : CHECK_SCALE_NONE,
+                                 c->fill, "W");
     struct check_buffer *bias = check_floats(check, c->experts, CHECK_UNIFORM, "bias");
     int32_t gap = check_random_range(check, 0, 3);
     struct outputs form[2] = {make_outputs(check, c, gap), make_outputs(check, c, gap)};
@@ -143,24 +150,32 @@ void check_gemm_router(struct check *check)
         {.experts = 80, .groups = 40, .topk_group = 9, .k = 7, .score = RONDO_SCORE_SIGMOID},
     };
     static const struct {
-        enum rondo_dtype x, weight;
-    } dtypes[] = {{RONDO_BF16, RONDO_BF16}, {RONDO_F32, RONDO_BF16}, {RONDO_BF16, RONDO_F32}};
-    for (size_t d = 0; d < COUNT(dtypes); d++)
-        for (size_t i = 0; i < COUNT(tokens); i++) {
+        enum rondo_dtype x, weight, beside;
+    } dtypes[] = {
+        {RONDO_BF16, RONDO_BF16, RONDO_BF16},       {RONDO_F32, RONDO_BF16, RONDO_BF16},
+        {RONDO_BF16, RONDO_F32, RONDO_F32},         {RONDO_BF16, RONDO_F8_E4M3, RONDO_BF16},
+        {RONDO_F8_E4M3, RONDO_F8_E4M3, RONDO_BF16}, {RONDO_F32, RONDO_F8_E4M3, RONDO_F8_E4M3},
+    };
+    for (size_t d = 0; d < COUNT(dtypes); d++) {
+        bool codes = dtypes[d].weight == RONDO_F8_E4M3;
+        for (size_t i = 0; i < COUNT(tokens); i += codes ? 3 : 1) {
             struct case_of c = shapes[i % 3 ? check_random(check) % COUNT(shapes) : 0];
             c.tokens = tokens[i];
             c.channels = channels[check_random(check) % COUNT(channels)];
             c.x = dtypes[d].x;
             c.weight = dtypes[d].weight;
+            c.beside = dtypes[d].beside;
+            c.scale = !codes ? CHECK_SCALE_NONE : i % 2 ? CHECK_SCALE_BLOCK : CHECK_SCALE_ROW;
             c.parts = check_random_range(check, 1, 3);
             c.fill = check_random(check) % 4 ? CHECK_NORMAL : CHECK_ZEROS;
             run_case(check, &c);
         }
+    }
     for (size_t s = 0; s < COUNT(shapes); s++) {
         struct case_of c = shapes[s];
         c.tokens = check_random_range(check, 1, 40);
         c.channels = 136;
-        c.x = c.weight = RONDO_BF16;
+        c.x = c.weight = c.beside = RONDO_BF16;
         c.parts = 1;
         c.fill = CHECK_UNIFORM;
         run_case(check, &c);
