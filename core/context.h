@@ -90,7 +90,7 @@ struct rondo_context {
     } checks;
 
     bool timing;
-    struct rondo_step_time times[32]; /* by label_index of the plan */
+    struct rondo_step_time times[RONDO_MAX_LABELS]; /* by label_index of the plan */
 };
 
 /* Of filled settings, where -1 stands for none. */

@@ -41,11 +41,15 @@ static int32_t add_value(struct builder *b, const char *name, enum rondo_dtype d
     return plan->n_values++;
 }
 
-static int32_t find_label(struct rondo_plan *plan, const char *label)
+int32_t rondo_plan_label(struct rondo_plan *plan, const char *label)
 {
     for (int32_t i = 0; i < plan->n_labels; i++) {
         if (strcmp(plan->labels[i], label) == 0)
             return i;
+    }
+    if (plan->n_labels == RONDO_MAX_LABELS) {
+        plan->labels[RONDO_MAX_LABELS - 1] = "others";
+        return RONDO_MAX_LABELS - 1;
     }
     plan->labels[plan->n_labels] = label;
     return plan->n_labels++;
@@ -68,7 +72,7 @@ static struct rondo_step *add_step(struct builder *b, enum rondo_op op, const ch
     }
     struct rondo_step *step = &plan->steps[plan->n_steps++];
     *step = (struct rondo_step){.op = op, .layer = b->layer, .label = label, .fusion = -1};
-    step->label_index = find_label(plan, label);
+    step->label_index = rondo_plan_label(plan, label);
     return step;
 }
 

@@ -63,6 +63,7 @@ struct rondo_binding {
 
 #define RONDO_MAX_BINDINGS 8
 #define RONDO_LOGIT_ROWS 64
+#define RONDO_MAX_LABELS 32
 
 struct rondo_step {
     enum rondo_op op;
@@ -104,7 +105,7 @@ struct rondo_plan {
     int32_t hidden, logits, best, candidates; /* values */
     /* Steps after the logits' that run only where what they make is wanted. */
     int32_t argmax_step, penalize_step, candidates_step;
-    const char *labels[32];
+    const char *labels[RONDO_MAX_LABELS];
     int32_t n_labels;
     bool out_of_memory;
 
@@ -129,6 +130,9 @@ struct rondo_plan {
 int rondo_plan_build(struct rondo_plan *plan, const struct rondo_config *config,
                      const struct rondo_weights *weights, enum rondo_mode mode,
                      const struct rondo_limits *limits, struct rondo_error *error);
+/* The place of a label among the plan's, which it takes if it is new. Labels that find no place share the last one,
+ * which is called "others" then. */
+int32_t rondo_plan_label(struct rondo_plan *plan, const char *label);
 /* Finds the fusions; the last part of rondo_plan_build. */
 void rondo_plan_fuse(struct rondo_plan *plan);
 /* Bytes of device memory rondo_plan_place will take. */

@@ -223,8 +223,27 @@ static void test_arena(enum rondo_mode mode)
     free(weights.expert_tensors);
 }
 
+/* Labels that find no place share the last one; nothing behind the places is written. */
+static void test_labels(void)
+{
+    enum { LABELS = RONDO_MAX_LABELS + 3 };
+    static char names[LABELS][8];
+    struct rondo_plan plan = {.n_labels = 0};
+    for (int32_t i = 0; i < LABELS; i++) {
+        snprintf(names[i], sizeof names[i], "%d", i);
+        int32_t want = i < RONDO_MAX_LABELS ? i : RONDO_MAX_LABELS - 1;
+        int32_t place = rondo_plan_label(&plan, names[i]);
+        EXPECT(place == want, "label %d has place %d", i, place);
+    }
+    EXPECT(plan.n_labels == RONDO_MAX_LABELS, "%d labels", plan.n_labels);
+    EXPECT(!strcmp(plan.labels[RONDO_MAX_LABELS - 1], "others") && !strcmp(plan.labels[3], "3"),
+           "the last is %s", plan.labels[RONDO_MAX_LABELS - 1]);
+    EXPECT(rondo_plan_label(&plan, "3") == 3, "a label keeps its place");
+}
+
 int main(void)
 {
+    test_labels();
     test_decays();
     test_rope();
     test_layers();
