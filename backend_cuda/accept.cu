@@ -33,11 +33,8 @@ template <int D>
 static void launch_chunks(struct gpu_device *device, const struct rondo_op_accept *op)
 {
     int64_t blocks = (int64_t)op->heads * (D / FOLD_KEYS) * (D / VALUE_TILE);
-    GPU(failed)
-    (device,
-     cudaFuncSetAttribute(accept_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                          (int)sizeof(fold_shared)),
-     "accept");
+    if (!allow_shared_memory(device, accept_kernel<D>, sizeof(fold_shared), "accept"))
+        return;
     LAUNCH(accept_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
            sizeof(fold_shared), device->stream, accept_arguments_of<uint16_t>(op));
     GPU_LAUNCHED(device, "accept");

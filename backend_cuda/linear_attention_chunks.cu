@@ -422,15 +422,6 @@ static __global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
 
 // ---- launches --------------------------------------------------------------------------------------------------
 
-template <class... PARAMETERS>
-static bool opt_in(struct gpu_device *device, void (*kernel)(PARAMETERS...), size_t shared)
-{
-    return !GPU(failed)(
-        device,
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-        "linear_attention");
-}
-
 template <class SHAPE>
 static void launch_shape(struct gpu_device *device, const linear_arguments<uint16_t> &a,
                          const chunk_range &range, int64_t entries)
@@ -438,12 +429,13 @@ static void launch_shape(struct gpu_device *device, const linear_arguments<uint1
     constexpr size_t size = sizeof(chunk_shared<SHAPE>);
     dim3 grid((unsigned)(entries * a.heads * (SHAPE::D / SHAPE::VALUES)));
     dim3 block(CHUNK_WARPS * WARP_SIZE);
-    if (range.chunks == 0) {
-        if (opt_in(device, chunk_kernel<SHAPE>, size))
-            LAUNCH(chunk_kernel<SHAPE>, grid, block, size, device->stream, a, range);
-    } else if (opt_in(device, segment_kernel<SHAPE>, size)) {
+    if (!allow_shared_memory(device, range.chunks ? segment_kernel<SHAPE> : chunk_kernel<SHAPE>,
+                             size, "linear_attention"))
+        return;
+    if (range.chunks)
         LAUNCH(segment_kernel<SHAPE>, grid, block, size, device->stream, a, range);
-    }
+    else
+        LAUNCH(chunk_kernel<SHAPE>, grid, block, size, device->stream, a, range);
     GPU_LAUNCHED(device, "linear_attention");
 }
 
@@ -469,7 +461,7 @@ static void launch_folds(struct gpu_device *device, const linear_arguments<uint1
                          const chunk_range &range)
 {
     int64_t blocks = (int64_t)a.batch.n_sequences * a.heads * (D / FOLD_KEYS) * (D / VALUE_TILE);
-    if (opt_in(device, fold_kernel<D>, sizeof(fold_shared)))
+    if (allow_shared_memory(device, fold_kernel<D>, sizeof(fold_shared), "linear_attention"))
         LAUNCH(fold_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
                sizeof(fold_shared), device->stream, a, range);
     GPU_LAUNCHED(device, "linear_attention");

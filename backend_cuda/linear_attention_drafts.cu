@@ -409,11 +409,9 @@ template <int D, int NODES>
 static void launch(struct gpu_device *device, const struct rondo_op_linear_attention *op)
 {
     int64_t pairs = (int64_t)op->batch->n_sequences * op->heads, blocks = most_blocks(device);
-    GPU(failed)
-    (device,
-     cudaFuncSetAttribute(draft_kernel<D, NODES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                          (int)sizeof(draft_shared<D, NODES>)),
-     "linear_attention");
+    if (!allow_shared_memory(device, draft_kernel<D, NODES>, sizeof(draft_shared<D, NODES>),
+                             "linear_attention"))
+        return;
     LAUNCH((draft_kernel<D, NODES>), dim3((unsigned)(pairs < blocks ? pairs : blocks)),
            dim3(D / STRIP * WARP_SIZE), sizeof(draft_shared<D, NODES>), device->stream,
            linear_arguments_of<uint16_t>(op), (float *)device->workspace);

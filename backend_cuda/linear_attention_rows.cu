@@ -194,11 +194,8 @@ static void launch(struct gpu_device *device, const struct rondo_op_linear_atten
                    int short_rows)
 {
     int64_t blocks = (int64_t)op->batch->n_sequences * op->heads;
-    GPU(failed)
-    (device,
-     cudaFuncSetAttribute(rows_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                          (int)sizeof(rows_shared<D>)),
-     "linear_attention");
+    if (!allow_shared_memory(device, rows_kernel<D>, sizeof(rows_shared<D>), "linear_attention"))
+        return;
     LAUNCH(rows_kernel<D>, dim3((unsigned)blocks), dim3(D / STRIP * WARP_SIZE),
            sizeof(rows_shared<D>), device->stream, linear_arguments_of<uint16_t>(op), short_rows);
     GPU_LAUNCHED(device, "linear_attention");

@@ -171,22 +171,28 @@ static __device__ __forceinline__ void attention_scale_columns(tile_c (&x)[ATTEN
 
 // ---- for the host -------------------------------------------------------------------------------------------------
 
-// f.run<head size, whether the cache is of codes>(), for what tensor core kernels are compiled for; else false.
+// What tensor core kernels are compiled for: a head size, and whether the cache is of codes.
+template <int Head, bool Codes> struct attention_shape {
+    static constexpr int HD = Head;
+    static constexpr bool CODES = Codes;
+};
+
+// f(an attention_shape), where there is one; else false.
 template <class F> static inline bool attention_by_shape(int32_t head_dim, bool codes, const F &f)
 {
     switch (2 * head_dim + codes) {
     case 2 * 64:
-        return f.template run<64, false>();
+        return f(attention_shape<64, false>());
     case 2 * 96:
-        return f.template run<96, false>();
+        return f(attention_shape<96, false>());
     case 2 * 128:
-        return f.template run<128, false>();
+        return f(attention_shape<128, false>());
     case 2 * 256:
-        return f.template run<256, false>();
+        return f(attention_shape<256, false>());
     case 2 * 64 + 1:
-        return f.template run<64, true>();
+        return f(attention_shape<64, true>());
     case 2 * 128 + 1:
-        return f.template run<128, true>();
+        return f(attention_shape<128, true>());
     }
     return false;
 }

@@ -245,10 +245,7 @@ template <int HD, int P, bool CODES> static void launch(struct gpu_device *devic
 {
     size_t shared = few_shared<HD, P, CODES>::size(a.stages);
     dim3 grid((unsigned)a.tiles, (unsigned)a.kv_heads, a.partial ? (unsigned)a.segments : 1);
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)(attention_few<HD, P, CODES>),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-                    "softmax_attention: shared memory"))
+    if (!allow_shared_memory(device, attention_few<HD, P, CODES>, shared, "softmax_attention"))
         return;
     LAUNCH((attention_few<HD, P, CODES>), grid, dim3(THREADS(P)), shared, device->stream, a);
     GPU_LAUNCHED(device, "softmax_attention");
@@ -271,24 +268,6 @@ static void launch_fitting(struct gpu_device *device, const attention_args *args
     launch<HD, 1, CODES>(device, a);
 }
 
-struct launcher {
-    struct gpu_device *device;
-    const attention_args *args;
-    template <int HD, bool CODES> bool run() const
-    {
-        launch_fitting<HD, CODES>(device, args);
-        return true;
-    }
-};
-
-struct fitter {
-    const struct gpu_device *device;
-    template <int HD, bool CODES> bool run() const
-    {
-        return ring_stages<HD, 1, CODES>(device, 1) >= 0;
-    }
-};
-
 #undef WARPS
 #undef THREADS
 
@@ -296,10 +275,15 @@ struct fitter {
 
 void GPU(softmax_attention_few)(struct gpu_device *device, const attention_args *a)
 {
-    attention_by_shape(a->head_dim, a->codes, launcher{device, a});
+    attention_by_shape(a->head_dim, a->codes, [=](auto shape) {
+        launch_fitting<shape.HD, shape.CODES>(device, a);
+        return true;
+    });
 }
 
 bool GPU(softmax_attention_few_fit)(const struct gpu_device *device, int32_t head_dim, bool codes)
 {
-    return attention_by_shape(head_dim, codes, fitter{device});
+    return attention_by_shape(head_dim, codes, [=](auto shape) {
+        return ring_stages<shape.HD, 1, shape.CODES>(device, 1) >= 0;
+    });
 }

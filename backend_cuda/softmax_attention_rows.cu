@@ -368,10 +368,7 @@ static void launch(struct gpu_device *device, attention_args a)
     int64_t works = (int64_t)a.tiles * a.kv_heads * (a.partial ? a.segments : 1);
     if (a.total && works > resident_blocks(device))
         works = resident_blocks(device);
-    if (GPU(failed)(device,
-                    cudaFuncSetAttribute((const void *)(attention_rows<HD, WARPS, CODES>),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-                    "softmax_attention: shared memory"))
+    if (!allow_shared_memory(device, attention_rows<HD, WARPS, CODES>, shared, "softmax_attention"))
         return;
     LAUNCH((attention_rows<HD, WARPS, CODES>), dim3((unsigned)works), dim3(WARPS * WARP_SIZE),
            shared, device->stream, a);
@@ -393,36 +390,23 @@ static void launch_fitting(struct gpu_device *device, const attention_args *args
         launch<HD, 4, CODES>(device, a);
 }
 
-struct launcher {
-    struct gpu_device *device;
-    const attention_args *args;
-    template <int HD, bool CODES> bool run() const
-    {
-        launch_fitting<HD, CODES>(device, args);
-        return true;
-    }
-};
-
-struct fitter {
-    const struct gpu_device *device;
-    template <int HD, bool CODES> bool run() const
-    {
-        int warps;
-        int32_t stages;
-        return choose<HD, CODES>(device, &warps, &stages);
-    }
-};
-
 } // namespace
 
 void GPU(softmax_attention_rows)(struct gpu_device *device, const attention_args *a)
 {
-    attention_by_shape(a->head_dim, a->codes, launcher{device, a});
+    attention_by_shape(a->head_dim, a->codes, [=](auto shape) {
+        launch_fitting<shape.HD, shape.CODES>(device, a);
+        return true;
+    });
 }
 
 bool GPU(softmax_attention_rows_fit)(const struct gpu_device *device, int32_t head_dim, bool codes)
 {
-    return attention_by_shape(head_dim, codes, fitter{device});
+    return attention_by_shape(head_dim, codes, [=](auto shape) {
+        int warps;
+        int32_t stages;
+        return choose<shape.HD, shape.CODES>(device, &warps, &stages);
+    });
 }
 
 size_t GPU(softmax_attention_rows_total)(const struct gpu_device *device, int32_t head_dim)
