@@ -56,7 +56,9 @@ struct scratch {
     bool paired, all_fast;
     float *y;                      /* [BLOCK_ROWS, BLOCK_COLUMNS] */
     float *panel;                  /* [RONDO_GEMM_PANEL, columns] */
+    uint32_t *panel_pairs;         /* in its place: [RONDO_GEMM_PANEL / 2, columns] */
     float *a;                      /* [rows, depth + INPUT_PAD] with rows * depth <= BLOCK_INPUT */
+    uint32_t *a_pairs;             /* [rows, depth / 2 + INPUT_PAD] */
     float *a_scale;                /* [rows, depth / 128] */
     int64_t held[RONDO_GEMV_ROWS]; /* rows of x that are in x and scaled */
     int held_rows;
@@ -95,7 +97,9 @@ static size_t lay_out(char *base, int64_t max_k, struct scratch *scratch)
     at.sums = take(base, &used, rows * (size_t)at.sums_stride * sizeof(float));
     at.y = take(base, &used, (size_t)BLOCK_ROWS * BLOCK_COLUMNS * sizeof(float));
     at.panel = take(base, &used, (size_t)RONDO_GEMM_PANEL * RONDO_BLOCK * sizeof(float));
+    at.panel_pairs = (uint32_t *)at.panel;
     at.a = take(base, &used, (BLOCK_INPUT + BLOCK_ROWS * INPUT_PAD) * sizeof(float));
+    at.a_pairs = take(base, &used, (BLOCK_INPUT / 2 + BLOCK_ROWS * INPUT_PAD) * sizeof(uint32_t));
     at.a_scale = take(base, &used, BLOCK_INPUT / RONDO_BLOCK * sizeof(float));
     if (scratch)
         *scratch = at;
@@ -426,37 +430,84 @@ static void load_rows(const struct run *run, const struct job *job, struct scrat
     }
 }
 
-/* Adds channels [k, k + depth) to the outputs [first, end) of the rows that are loaded. */
-static void add_channels(const struct run *run, const struct job *job, struct scratch *scratch,
-                         int64_t rows, int64_t k, int64_t depth, int64_t first, int64_t end,
-                         const uint8_t *next)
+/* Whether the rows that are loaded, `depth` channels of each, could be made pairs. */
+static bool pair_rows(const struct run *run, const struct job *job, struct scratch *scratch,
+                      int64_t rows, int64_t depth)
+{
+    const struct rondo_gemm_kernels *kernels = run->kernels;
+    if (!kernels->pair || job->weight.dtype != RONDO_F8_E4M3 || depth % RONDO_BLOCK != 0 ||
+        run->x->dtype == RONDO_F32)
+        return false;
+    for (int64_t i = 0; i < rows; i++)
+        if (!kernels->pair(scratch->a + i * (depth + INPUT_PAD), depth,
+                           scratch->a_pairs + i * (depth / 2 + INPUT_PAD)))
+            return false;
+    return true;
+}
+
+/* Channels [k, k + depth) of a block of outputs: rows that are loaded, output channels [first, end). */
+struct piece {
+    int64_t rows, k, depth, first, end;
+    bool paired;
+};
+
+/* Where the weights lie that will be wanted after those of channels k + p .. of output channel n. */
+static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const struct piece *piece,
+                                  int64_t n, int64_t p, int columns, const uint8_t *next)
+{
+    if (p < piece->depth)
+        return weight_at(weight, n, piece->k + p);
+    if (n + columns < piece->end)
+        return weight_at(weight, n + columns, piece->k);
+    if (piece->k + piece->depth < weight->k)
+        return weight_at(weight, piece->first, piece->k + piece->depth);
+    return next;
+}
+
+/* Multiplies the rows with the panel of channels p .. p + depth of output channels from n on. */
+static void multiply_panel(const struct run *run, const struct job *job, struct scratch *scratch,
+                           const struct piece *piece, int64_t n, int64_t p, int depth)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
     const struct rondo_gemm_weight *weight = &job->weight;
-    int64_t blocks = (depth + RONDO_BLOCK - 1) / RONDO_BLOCK, a_stride = depth + INPUT_PAD;
-    int64_t tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
-    for (int64_t n = first; n < end; n += kernels->columns) {
-        int count = (int)min64(end - n, kernels->columns);
-        for (int64_t p = 0; p < depth; p += RONDO_GEMM_PANEL) {
-            int here = (int)min64(depth - p, RONDO_GEMM_PANEL);
-            const uint8_t *ahead = p + here < depth ? weight_at(weight, n, k + p + here)
-                                   : n + kernels->columns < end
-                                       ? weight_at(weight, n + kernels->columns, k)
-                                   : k + depth < weight->k ? weight_at(weight, first, k + depth)
-                                                           : next;
-            kernels->panel(weight, n, count, k + p, here, ahead, scratch->panel);
-            const float *a_scale = run->x->scale ? scratch->a_scale + p / RONDO_BLOCK : NULL;
-            const float *b_scale =
-                weight->scale
-                    ? weight->scale + n / RONDO_BLOCK * weight->scale_stride + (k + p) / RONDO_BLOCK
-                    : NULL;
-            for (int64_t tile = 0, row = 0; tile < tiles; tile++) {
-                int m = (int)((rows - row + tiles - tile - 1) / (tiles - tile));
-                kernels->tile(m, scratch->a + row * a_stride + p, a_stride, scratch->panel, here,
-                              a_scale ? a_scale + row * blocks : NULL, blocks, b_scale,
-                              scratch->y + row * BLOCK_COLUMNS + (n - first), BLOCK_COLUMNS);
-                row += m;
-            }
+    int64_t blocks = (piece->depth + RONDO_BLOCK - 1) / RONDO_BLOCK;
+    int64_t tiles = (piece->rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    int64_t a_stride = piece->depth + INPUT_PAD, pairs_stride = piece->depth / 2 + INPUT_PAD;
+    const float *b_scale = weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride +
+                                               (piece->k + p) / RONDO_BLOCK
+                                         : NULL;
+    for (int64_t tile = 0, row = 0; tile < tiles; tile++) {
+        int m = (int)((piece->rows - row + tiles - tile - 1) / (tiles - tile));
+        const float *a_scale =
+            run->x->scale ? scratch->a_scale + row * blocks + p / RONDO_BLOCK : NULL;
+        float *y = scratch->y + row * BLOCK_COLUMNS + (n - piece->first);
+        if (piece->paired)
+            kernels->tile_pairs(m, scratch->a_pairs + row * pairs_stride + p / 2, pairs_stride,
+                                scratch->panel_pairs, depth, a_scale, blocks, b_scale, y,
+                                BLOCK_COLUMNS);
+        else
+            kernels->tile(m, scratch->a + row * a_stride + p, a_stride, scratch->panel, depth,
+                          a_scale, blocks, b_scale, y, BLOCK_COLUMNS);
+        row += m;
+    }
+}
+
+static void add_channels(const struct run *run, const struct job *job, struct scratch *scratch,
+                         const struct piece *piece, const uint8_t *next)
+{
+    const struct rondo_gemm_kernels *kernels = run->kernels;
+    const struct rondo_gemm_weight *weight = &job->weight;
+    for (int64_t n = piece->first; n < piece->end; n += kernels->columns) {
+        int count = (int)min64(piece->end - n, kernels->columns);
+        for (int64_t p = 0; p < piece->depth; p += RONDO_GEMM_PANEL) {
+            int here = (int)min64(piece->depth - p, RONDO_GEMM_PANEL);
+            const uint8_t *ahead = after_panel(weight, piece, n, p + here, kernels->columns, next);
+            if (piece->paired)
+                kernels->panel_pairs(weight, n, count, piece->k + p, here, ahead,
+                                     scratch->panel_pairs);
+            else
+                kernels->panel(weight, n, count, piece->k + p, here, ahead, scratch->panel);
+            multiply_panel(run, job, scratch, piece, n, p, here);
         }
     }
 }
@@ -472,8 +523,10 @@ static void run_panels(const struct run *run, const struct job *job, struct scra
             memset(scratch->y + i * BLOCK_COLUMNS, 0, (size_t)padded * sizeof(float));
         for (int64_t k = 0; k < width; k += depth) {
             int64_t here = min64(width - k, depth);
+            struct piece piece = {.rows = rows, .k = k, .depth = here, .first = first, .end = end};
             load_rows(run, job, scratch, row, rows, k, here);
-            add_channels(run, job, scratch, rows, k, here, first, end, next);
+            piece.paired = pair_rows(run, job, scratch, rows, here);
+            add_channels(run, job, scratch, &piece, next);
         }
         for (int64_t i = 0; i < rows; i++)
             finish_row(run, job, row + i, first, end - first, scratch->y + i * BLOCK_COLUMNS);

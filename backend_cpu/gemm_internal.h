@@ -88,6 +88,14 @@ struct rondo_gemm_kernels {
     void (*tile)(int m, const float *a, int64_t a_stride, const float *panel, int depth,
                  const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
                  int64_t y_stride);
+    /* panel and tile for E4M3 weights and rows that `pair` takes, in multiples of RONDO_BLOCK channels: panel[i / 2][c]
+     * and a[m][i / 2] are channel i, in the upper half, and channel i + 1. The same sums, bit for bit. NULL where
+     * `pair` is. */
+    void (*panel_pairs)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                        int depth, const uint8_t *next, uint32_t *panel);
+    void (*tile_pairs)(int m, const uint32_t *a, int64_t a_stride, const uint32_t *panel, int depth,
+                       const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
+                       int64_t y_stride);
     /* to[i] = x[k + i] widened, for i < count. */
     void (*widen)(const void *row, enum rondo_dtype dtype, int64_t k, int64_t count, float *to);
     /* Row scale, bias, residual, rounding of `count` finished sums; scale and bias may be NULL. */

@@ -18,8 +18,8 @@
  *   vi_any_zero            whether any byte is zero
  *   f16_pair               2 halves of each lane -> 2 vectors
  *
- * Where STREAM_OF_PAIRS and PAIR are defined, functions of these names, which the file defines after this one, take
- * the places of stream and pair in the table. */
+ * Where HAS_PAIRS is defined, the file defines stream_of_pairs, pair, panel_of_pairs and tile_of_pairs after this
+ * one, for the table. */
 
 enum { CHUNK_DWORDS = CHUNK / 4, ROWS = LANES * GROUPS };
 
@@ -323,17 +323,24 @@ panel_group(const uint8_t *const *row, int64_t k, int depth, enum rondo_dtype dt
     }
 }
 
-static void panel(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                  int depth, const uint8_t *next, float *to)
+/* Addresses of a panel's rows; rows past the last one repeat it. Fetches the panel that comes after it. */
+static inline void panel_rows(const struct rondo_gemm_weight *weight, int64_t n, int count,
+                              int depth, const uint8_t *next, const uint8_t *row[COLUMNS])
 {
     const int bytes = depth * (int)rondo_dtype_size(weight->dtype);
+    const uint8_t *first = weight->data + n * weight->row_bytes;
     for (int r = 0; r < COLUMNS; r++)
         for (int i = 0; i < bytes; i += 64)
             __builtin_prefetch(next + r * weight->row_bytes + i, 0, 2);
-    const uint8_t *row[COLUMNS];
-    const uint8_t *first = weight->data + n * weight->row_bytes;
     for (int r = 0; r < COLUMNS; r++)
         row[r] = first + (r < count ? r : count - 1) * weight->row_bytes;
+}
+
+static void panel(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                  int depth, const uint8_t *next, float *to)
+{
+    const uint8_t *row[COLUMNS];
+    panel_rows(weight, n, count, depth, next, row);
     for (int g = 0; g < PANEL_GROUPS; g++) {
         const uint8_t *const *group = row + g * LANES;
         switch (weight->dtype) {
@@ -354,17 +361,41 @@ static void panel(const struct rondo_gemm_weight *weight, int64_t n, int count, 
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
 
+typedef vf tile_sums[TILE_ROWS][PANEL_GROUPS];
+
+static inline __attribute__((always_inline)) void clear_sums(int m, tile_sums sum)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+        for (int g = 0; g < PANEL_GROUPS; g++)
+            sum[i][g] = vf_zero();
+}
+
+/* y += the sums of a block times its scales. */
+static inline __attribute__((always_inline)) void
+add_sums(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale_stride,
+         const float *b_scale, float *y, int64_t y_stride)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        float s = (a_scale ? a_scale[i * a_scale_stride + block] : 1.0f) *
+                  (b_scale ? b_scale[block] : 1.0f);
+#pragma GCC unroll 4
+        for (int g = 0; g < PANEL_GROUPS; g++) {
+            float *at = y + i * y_stride + g * LANES;
+            vf_store(at, vf_fma(sum[i][g], vf_set1(s), vf_load(at)));
+        }
+    }
+}
+
 static inline __attribute__((always_inline)) void
 tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, const float *a_scale,
         int64_t a_scale_stride, const float *b_scale, float *y, int64_t y_stride)
 {
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         int end = depth - first < RONDO_BLOCK ? depth : first + RONDO_BLOCK;
-        vf sum[TILE_ROWS][PANEL_GROUPS];
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++)
-            for (int g = 0; g < PANEL_GROUPS; g++)
-                sum[i][g] = vf_zero();
+        tile_sums sum;
+        clear_sums(m, sum);
         for (int k = first; k < end; k++) {
             vf w[PANEL_GROUPS];
 #pragma GCC unroll 4
@@ -378,22 +409,17 @@ tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, cons
                     sum[i][g] = vf_fma(x, w[g], sum[i][g]);
             }
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++) {
-            float s = (a_scale ? a_scale[i * a_scale_stride + block] : 1.0f) *
-                      (b_scale ? b_scale[block] : 1.0f);
-#pragma GCC unroll 4
-            for (int g = 0; g < PANEL_GROUPS; g++) {
-                float *at = y + i * y_stride + g * LANES;
-                vf_store(at, vf_fma(sum[i][g], vf_set1(s), vf_load(at)));
-            }
-        }
+        add_sums(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
     }
 }
 
-typedef void tile_function(const float *a, int64_t a_stride, const float *b, int depth,
-                           const float *a_scale, int64_t a_scale_stride, const float *b_scale,
-                           float *y, int64_t y_stride);
+/* f(M) for all numbers of rows a tile can have. */
+#define TILES_TO_6(f) f(1) f(2) f(3) f(4) f(5) f(6)
+#if TILE_ROWS > 6
+#define TILES(f) TILES_TO_6(f) f(7) f(8) f(9) f(10) f(11) f(12) f(13) f(14)
+#else
+#define TILES(f) TILES_TO_6(f)
+#endif
 
 #define TILE(M)                                                                                    \
     static void tile_##M(const float *a, int64_t a_stride, const float *b, int depth,              \
@@ -402,46 +428,14 @@ typedef void tile_function(const float *a, int64_t a_stride, const float *b, int
     {                                                                                              \
         tile_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);          \
     }
-TILE(1)
-TILE(2)
-TILE(3)
-TILE(4)
-TILE(5)
-TILE(6)
-#if TILE_ROWS > 6
-TILE(7)
-TILE(8)
-TILE(9)
-TILE(10)
-TILE(11)
-TILE(12)
-TILE(13)
-TILE(14)
-#endif
+TILES(TILE)
 
 static void tile(int m, const float *a, int64_t a_stride, const float *b, int depth,
                  const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
                  int64_t y_stride)
 {
-    static tile_function *const table[TILE_ROWS + 1] = {
-        NULL,
-        tile_1,
-        tile_2,
-        tile_3,
-        tile_4,
-        tile_5,
-        tile_6,
-#if TILE_ROWS > 6
-        tile_7,
-        tile_8,
-        tile_9,
-        tile_10,
-        tile_11,
-        tile_12,
-        tile_13,
-        tile_14,
-#endif
-    };
+#define TILE_ENTRY(M) tile_##M,
+    static __typeof__(&tile_1) const table[TILE_ROWS + 1] = {NULL, TILES(TILE_ENTRY)};
     table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);
 }
 
@@ -500,13 +494,15 @@ static void finish(const float *y, int64_t count, const float *scale, const floa
     }
 }
 
-#ifdef STREAM_OF_PAIRS
-static void STREAM_OF_PAIRS(const struct rondo_gemm_weight *weight, int64_t n,
+#ifdef HAS_PAIRS
+static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
                             const struct rondo_gemm_input *input, const uint8_t *next, float *y);
-static bool PAIR(const float *x, int64_t count, uint32_t *pairs);
-#else
-#define STREAM_OF_PAIRS stream
-#define PAIR NULL
+static bool pair(const float *x, int64_t count, uint32_t *pairs);
+static void panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                           int depth, const uint8_t *next, uint32_t *to);
+static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
+                          const float *a_scale, int64_t a_scale_stride, const float *b_scale,
+                          float *y, int64_t y_stride);
 #endif
 
 #define KERNELS_OF_(level) rondo_gemm_kernels_##level
@@ -516,11 +512,17 @@ const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
     .columns = COLUMNS,
     .tile_rows = TILE_ROWS,
     .gemv = gemv,
-    .stream = STREAM_OF_PAIRS,
     .spread = spread,
-    .pair = PAIR,
     .panel = panel,
     .tile = tile,
+#ifdef HAS_PAIRS
+    .stream = stream_of_pairs,
+    .pair = pair,
+    .panel_pairs = panel_of_pairs,
+    .tile_pairs = tile_of_pairs,
+#else
+    .stream = stream,
+#endif
     .widen = widen,
     .finish = finish,
 };

@@ -1,13 +1,12 @@
-/* GEMM kernels for AVX-512 with VBMI and BF16: products of few rows with E4M3 weights go by dot products of two
- * bf16, everything else as with plain AVX-512.
+/* GEMM kernels for AVX-512 with VBMI and BF16: products of bf16 with E4M3 weights go by dot products of two bf16,
+ * everything else as with plain AVX-512.
  *
  * VDPBF16PS adds the product of the upper halves to the sum, rounds, adds the product of the lower halves, and
  * rounds: two fused multiply-adds in this order, because products of bf16 are exact. It takes subnormal numbers
  * for 0 and makes none. With x either 0 or from 2^-100 to 2^100 none come up: products with E4M3 are multiples
  * of 2^-116, and so are their sums. Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
-#define STREAM_OF_PAIRS stream_of_pairs
-#define PAIR pair
+#define HAS_PAIRS
 #include "backend_cpu/x86/gemm_avx512.h"
 
 #include "backend_cpu/gemm_kernels.h"
@@ -42,6 +41,17 @@ static const uint8_t places[2][64] = {{BYTES64(PLACE, 0, 0)}, {BYTES64(PLACE, 1,
 struct tables {
     vi lower[2], upper[2], place[2], sign;
 };
+
+/* The two bf16 of every code, as PLACE has them: w[0] codes 0 (upper half) and 1 of the dwords, w[1] codes 2 and 3. */
+static inline __attribute__((always_inline)) void pairs_of(vi code, const struct tables *tables,
+                                                           vi w[2])
+{
+    vi lower = _mm512_permutex2var_epi8(tables->lower[0], code, tables->lower[1]);
+    vi upper = _mm512_permutex2var_epi8(tables->upper[0], code, tables->upper[1]);
+    upper = _mm512_ternarylogic_epi32(upper, code, tables->sign, 0xf8);
+    w[0] = _mm512_unpacklo_epi8(lower, upper);
+    w[1] = _mm512_unpackhi_epi8(lower, upper);
+}
 
 static inline struct tables load_tables(void)
 {
@@ -103,11 +113,8 @@ add_dots(const codes from, struct ahead_of_strip ahead, const struct tables *tab
     for (int q = 0; q < STEP_DWORDS; q++)
 #pragma GCC unroll 4
         for (int g = 0; g < STREAMS; g++) {
-            vi code = from[q][g];
-            vi lower = _mm512_permutex2var_epi8(tables->lower[0], code, tables->lower[1]);
-            vi upper = _mm512_permutex2var_epi8(tables->upper[0], code, tables->upper[1]);
-            upper = _mm512_ternarylogic_epi32(upper, code, tables->sign, 0xf8);
-            vi w[2] = {_mm512_unpacklo_epi8(lower, upper), _mm512_unpackhi_epi8(lower, upper)};
+            vi w[2];
+            pairs_of(from[q][g], tables, w);
             if (q % 2 == 0)
                 fetch_line(ahead, STRIP / 2 + q / 2 * STREAMS + g);
 #pragma GCC unroll 3
@@ -164,6 +171,74 @@ static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
         dot_tile(weight, n, input, next, 2, y);
     else
         dot_tile(weight, n, input, next, 3, y);
+}
+
+/* ---- many rows ------------------------------------------------------------------------------- */
+
+static void panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                           int depth, const uint8_t *next, uint32_t *to)
+{
+    /* Codes 1 and 0 of the dwords of a quarter, then 3 and 2. */
+    const vi order = held(_mm512_broadcast_i32x4(
+        _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14)));
+    const struct tables tables = load_tables();
+    const uint8_t *row[COLUMNS];
+    panel_rows(weight, n, count, depth, next, row);
+    for (int g = 0; g < PANEL_GROUPS; g++)
+        for (int i = 0; i < depth; i += CHUNK) {
+            vi bits[CHUNK_DWORDS];
+            transpose(row + g * LANES, k + i, bits);
+#pragma GCC unroll 8
+            for (int q = 0; q < CHUNK_DWORDS; q++) {
+                vi w[2];
+                pairs_of(_mm512_shuffle_epi8(bits[q], order), &tables, w);
+                for (int h = 0; h < 2; h++)
+                    _mm512_storeu_si512(to + (i / 2 + 2 * q + h) * COLUMNS + g * LANES, w[h]);
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void
+dots_of(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
+        const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
+        int64_t y_stride)
+{
+    for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
+        tile_sums sum;
+        clear_sums(m, sum);
+        for (int k = first / 2; k < (first + RONDO_BLOCK) / 2; k++) {
+            __m512bh w[PANEL_GROUPS];
+#pragma GCC unroll 4
+            for (int g = 0; g < PANEL_GROUPS; g++)
+                w[g] = (__m512bh)vi_load(b + k * COLUMNS + g * LANES);
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                __m512bh x = (__m512bh)vi_set1((int)a[i * a_stride + k]);
+#pragma GCC unroll 4
+                for (int g = 0; g < PANEL_GROUPS; g++)
+                    sum[i][g] = _mm512_dpbf16_ps(sum[i][g], x, w[g]);
+            }
+        }
+        add_sums(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
+    }
+}
+
+#define DOTS(M)                                                                                    \
+    static void dots_##M(const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,        \
+                         const float *a_scale, int64_t a_scale_stride, const float *b_scale,       \
+                         float *y, int64_t y_stride)                                               \
+    {                                                                                              \
+        dots_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);          \
+    }
+TILES(DOTS)
+
+static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
+                          const float *a_scale, int64_t a_scale_stride, const float *b_scale,
+                          float *y, int64_t y_stride)
+{
+#define DOTS_ENTRY(M) dots_##M,
+    static __typeof__(&dots_1) const table[TILE_ROWS + 1] = {NULL, TILES(DOTS_ENTRY)};
+    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);
 }
 
 /* ---- the instruction ------------------------------------------------------------------------- */
