@@ -435,8 +435,8 @@ static bool pair_rows(const struct run *run, const struct job *job, struct scrat
                       int64_t rows, int64_t depth)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
-    if (!kernels->pair || job->weight.dtype != RONDO_F8_E4M3 || depth % RONDO_BLOCK != 0 ||
-        run->x->dtype == RONDO_F32)
+    bool taken = job->weight.dtype == RONDO_F8_E4M3 || job->weight.dtype == RONDO_BF16;
+    if (!kernels->pair || !taken || depth % RONDO_BLOCK != 0 || run->x->dtype == RONDO_F32)
         return false;
     for (int64_t i = 0; i < rows; i++)
         if (!kernels->pair(scratch->a + i * (depth + INPUT_PAD), depth,
@@ -466,7 +466,7 @@ static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const 
 
 /* Multiplies the rows with the panel of channels p .. p + depth of output channels from n on. */
 static void multiply_panel(const struct run *run, const struct job *job, struct scratch *scratch,
-                           const struct piece *piece, int64_t n, int64_t p, int depth)
+                           const struct piece *piece, int64_t n, int64_t p, int depth, bool paired)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
     const struct rondo_gemm_weight *weight = &job->weight;
@@ -481,7 +481,7 @@ static void multiply_panel(const struct run *run, const struct job *job, struct 
         const float *a_scale =
             run->x->scale ? scratch->a_scale + row * blocks + p / RONDO_BLOCK : NULL;
         float *y = scratch->y + row * BLOCK_COLUMNS + (n - piece->first);
-        if (piece->paired)
+        if (paired)
             kernels->tile_pairs(m, scratch->a_pairs + row * pairs_stride + p / 2, pairs_stride,
                                 scratch->panel_pairs, depth, a_scale, blocks, b_scale, y,
                                 BLOCK_COLUMNS);
@@ -502,12 +502,11 @@ static void add_channels(const struct run *run, const struct job *job, struct sc
         for (int64_t p = 0; p < piece->depth; p += RONDO_GEMM_PANEL) {
             int here = (int)min64(piece->depth - p, RONDO_GEMM_PANEL);
             const uint8_t *ahead = after_panel(weight, piece, n, p + here, kernels->columns, next);
-            if (piece->paired)
-                kernels->panel_pairs(weight, n, count, piece->k + p, here, ahead,
-                                     scratch->panel_pairs);
-            else
+            bool paired = piece->paired && kernels->panel_pairs(weight, n, count, piece->k + p,
+                                                                here, ahead, scratch->panel_pairs);
+            if (!paired)
                 kernels->panel(weight, n, count, piece->k + p, here, ahead, scratch->panel);
-            multiply_panel(run, job, scratch, piece, n, p, here);
+            multiply_panel(run, job, scratch, piece, n, p, here, paired);
         }
     }
 }

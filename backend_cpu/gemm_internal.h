@@ -77,7 +77,7 @@ struct rondo_gemm_kernels {
     /* Lays x out for `stream`; a block has `dwords` dwords, a multiple of 8. */
     void (*spread)(const uint32_t *x, int64_t blocks, int dwords, uint32_t *to);
     /* x as pairs of bf16, the first of the two in the upper half; false when some x is not bf16, or neither 0 nor
-     * between 2^-100 and 2^100 in magnitude. `count` is a multiple of RONDO_BLOCK. May be NULL. */
+     * between 2^-60 and 2^100 in magnitude. `count` is a multiple of RONDO_BLOCK. May be NULL. */
     bool (*pair)(const float *x, int64_t count, uint32_t *pairs);
     /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
      * is where the panel that will be wanted after this one begins, in rows as far apart. */
@@ -88,10 +88,10 @@ struct rondo_gemm_kernels {
     void (*tile)(int m, const float *a, int64_t a_stride, const float *panel, int depth,
                  const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
                  int64_t y_stride);
-    /* panel and tile for E4M3 weights and rows that `pair` takes, in multiples of RONDO_BLOCK channels: panel[i / 2][c]
-     * and a[m][i / 2] are channel i, in the upper half, and channel i + 1. The same sums, bit for bit. NULL where
-     * `pair` is. */
-    void (*panel_pairs)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+    /* panel and tile for E4M3 and bf16 weights and rows that `pair` takes, in multiples of RONDO_BLOCK channels:
+     * panel[i / 2][c] and a[m][i / 2] are channel i, in the upper half, and channel i + 1. The same sums, bit for
+     * bit. False, and no panel, when some weight is too small or too large for that. NULL where `pair` is. */
+    bool (*panel_pairs)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
                         int depth, const uint8_t *next, uint32_t *panel);
     void (*tile_pairs)(int m, const uint32_t *a, int64_t a_stride, const uint32_t *panel, int depth,
                        const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,

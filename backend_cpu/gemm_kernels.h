@@ -498,7 +498,7 @@ static void finish(const float *y, int64_t count, const float *scale, const floa
 static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
                             const struct rondo_gemm_input *input, const uint8_t *next, float *y);
 static bool pair(const float *x, int64_t count, uint32_t *pairs);
-static void panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
                            int depth, const uint8_t *next, uint32_t *to);
 static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
                           const float *a_scale, int64_t a_scale_stride, const float *b_scale,

@@ -1,10 +1,11 @@
-/* GEMM kernels for AVX-512 with VBMI and BF16: products of bf16 with E4M3 weights go by dot products of two bf16,
- * everything else as with plain AVX-512.
+/* GEMM kernels for AVX-512 with VBMI and BF16: products of bf16 with E4M3 weights, and of many rows with bf16
+ * weights, go by dot products of two bf16, everything else as with plain AVX-512.
  *
  * VDPBF16PS adds the product of the upper halves to the sum, rounds, adds the product of the lower halves, and
  * rounds: two fused multiply-adds in this order, because products of bf16 are exact. It takes subnormal numbers
- * for 0 and makes none. With x either 0 or from 2^-100 to 2^100 none come up: products with E4M3 are multiples
- * of 2^-116, and so are their sums. Whether a processor does all that is tried before the level is used. */
+ * for 0 and makes none. With x either 0 or from 2^-60 to 2^100 none come up: products with E4M3 are multiples of
+ * 2^-76, those with bf16, if they are 0 or from 2^-52 to 2^20, multiples of 2^-126, and so are their sums.
+ * Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
 #define HAS_PAIRS
 #include "backend_cpu/x86/gemm_avx512.h"
@@ -175,27 +176,56 @@ static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
 
 /* ---- many rows ------------------------------------------------------------------------------- */
 
-static void panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                           int depth, const uint8_t *next, uint32_t *to)
+/* CHUNK bytes of 16 rows, transposed, as pairs: to[i][lane] are channels 2 i and 2 i + 1 of the rows. */
+static inline __attribute__((always_inline)) void
+store_codes(const vi bits[CHUNK_DWORDS], const struct tables *tables, uint32_t *to)
 {
     /* Codes 1 and 0 of the dwords of a quarter, then 3 and 2. */
     const vi order = held(_mm512_broadcast_i32x4(
         _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14)));
+#pragma GCC unroll 8
+    for (int q = 0; q < CHUNK_DWORDS; q++) {
+        vi w[2];
+        pairs_of(_mm512_shuffle_epi8(bits[q], order), tables, w);
+        for (int h = 0; h < 2; h++)
+            _mm512_storeu_si512(to + (2 * q + h) * COLUMNS, w[h]);
+    }
+}
+
+/* The same of bf16; the elements that are neither 0 nor from 2^-52 to 2^20. */
+static inline __attribute__((always_inline)) __mmask32 store_bf16(const vi bits[CHUNK_DWORDS],
+                                                                  uint32_t *to)
+{
+    const vi least = _mm512_set1_epi16(75 << 7), span = _mm512_set1_epi16(72 << 7);
+    __mmask32 wrong = 0;
+#pragma GCC unroll 8
+    for (int q = 0; q < CHUNK_DWORDS; q++) {
+        vi magnitude = _mm512_and_si512(bits[q], _mm512_set1_epi16(0x7fff));
+        wrong |= _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(magnitude, least), span) &
+                 _mm512_test_epi16_mask(magnitude, magnitude);
+        _mm512_storeu_si512(to + q * COLUMNS, _mm512_rol_epi32(bits[q], 16));
+    }
+    return wrong;
+}
+
+static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
+                           int depth, const uint8_t *next, uint32_t *to)
+{
     const struct tables tables = load_tables();
+    const int size = (int)rondo_dtype_size(weight->dtype), channels = CHUNK / size;
     const uint8_t *row[COLUMNS];
+    __mmask32 wrong = 0;
     panel_rows(weight, n, count, depth, next, row);
     for (int g = 0; g < PANEL_GROUPS; g++)
-        for (int i = 0; i < depth; i += CHUNK) {
+        for (int i = 0; i < depth; i += channels) {
             vi bits[CHUNK_DWORDS];
-            transpose(row + g * LANES, k + i, bits);
-#pragma GCC unroll 8
-            for (int q = 0; q < CHUNK_DWORDS; q++) {
-                vi w[2];
-                pairs_of(_mm512_shuffle_epi8(bits[q], order), &tables, w);
-                for (int h = 0; h < 2; h++)
-                    _mm512_storeu_si512(to + (i / 2 + 2 * q + h) * COLUMNS + g * LANES, w[h]);
-            }
+            transpose(row + g * LANES, (k + i) * size, bits);
+            if (weight->dtype == RONDO_F8_E4M3)
+                store_codes(bits, &tables, to + i / 2 * COLUMNS + g * LANES);
+            else
+                wrong |= store_bf16(bits, to + i / 2 * COLUMNS + g * LANES);
         }
+    return wrong == 0;
 }
 
 static inline __attribute__((always_inline)) void
@@ -283,7 +313,7 @@ bool rondo_gemm_has_exact_pairs(void)
 /* Lanes that `pair` does not take. */
 static inline __mmask16 not_paired(vi x)
 {
-    const vi least = _mm512_set1_epi32(27 << 23), most = _mm512_set1_epi32(227 << 23);
+    const vi least = _mm512_set1_epi32(67 << 23), most = _mm512_set1_epi32(227 << 23);
     vi magnitude = _mm512_and_si512(x, _mm512_set1_epi32(0x7fffffff));
     __mmask16 rest = _mm512_test_epi32_mask(x, _mm512_set1_epi32(0xffff));
     __mmask16 outside =

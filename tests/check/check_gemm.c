@@ -57,7 +57,7 @@ struct shape {
     enum check_fill fill;
     int32_t parts;
     bool residual, outliers;
-    bool vanishing; /* products of x are subnormal */
+    enum { VANISHES_NOT, VANISHING_X, VANISHING_W } vanishing; /* products are subnormal */
 };
 
 /* The part of an output before residual and rounding, in double. The squares of what it sums are added to
@@ -100,7 +100,7 @@ static void add_outliers(struct check *check, struct check_tensor *x)
     check_upload(check, x->buffer);
 }
 
-/* x that is bf16 becomes numbers from 2^-125 to 2^-124, of its signs. */
+/* A tensor that is bf16 becomes numbers from 2^-125 to 2^-124, of its signs. */
 static void make_vanish(struct check *check, struct check_tensor *x)
 {
     int64_t rows = rondo_tensor_rows(&x->host), columns = rondo_tensor_columns(&x->host);
@@ -166,15 +166,16 @@ static void gemm_case(struct check *check, const struct shape *s)
                rondo_dtype_name(inputs[s->input].dtype), rondo_dtype_name(weights[s->weight].dtype),
                scale_names[weights[s->weight].scale], s->parts, check_fill_name(s->fill),
                s->residual ? ", residual" : "",
-               s->outliers    ? ", outliers"
-               : s->vanishing ? ", vanishing"
-                              : "");
+               s->outliers                   ? ", outliers"
+               : s->vanishing == VANISHING_X ? ", vanishing x"
+               : s->vanishing == VANISHING_W ? ", vanishing W"
+                                             : "");
     struct check_tensor *x =
         check_tensor(check, inputs[s->input].dtype, s->rows, s->k, check_random_range(check, 0, 3),
                      inputs[s->input].scale, s->fill, "x");
     if (s->outliers)
         add_outliers(check, x);
-    if (s->vanishing)
+    if (s->vanishing == VANISHING_X)
         make_vanish(check, x);
     struct check_tensor *weight[4], *out[4];
     struct check_buffer *bias[4];
@@ -189,6 +190,8 @@ static void gemm_case(struct check *check, const struct shape *s)
         bool half = !s->residual && check_random(check) & 1;
         weight[p] =
             check_tensor(check, weights[w].dtype, n, s->k, 0, weights[w].scale, s->fill, "W");
+        if (s->vanishing == VANISHING_W)
+            make_vanish(check, weight[p]);
         bias[p] = check_random(check) & 1 ? check_floats(check, n, CHECK_NORMAL, "bias") : NULL;
         out[p] = output(check, half ? RONDO_BF16 : RONDO_F32, s->rows, n, s->residual);
         for (int side = 0; side < 2; side++)
@@ -314,7 +317,8 @@ static struct shape streamed_shape(struct check *check, int i)
     s.k = PICK(check, k);
     s.n = PICK(check, n);
     s.parts = check_random_range(check, 1, 4);
-    s.vanishing = check->in_place && s.input == 1 && i % 4 == 0;
+    bool vanishes = check->in_place && s.input == 1 && i % 2 == 0;
+    s.vanishing = !vanishes ? VANISHES_NOT : i % 4 ? VANISHING_W : VANISHING_X;
     s.residual = s.residual && !s.vanishing;
     return s;
 }
@@ -349,6 +353,14 @@ static void check_gemm(struct check *check)
         struct shape s = streamed_shape(check, i);
         if (check->in_place || i % 4 == 0)
             gemm_case(check, &s);
+    }
+    for (int i = 0; i < (int)COUNT(weights) * 4 && check->in_place; i++) {
+        struct shape s = streamed_shape(check, i);
+        s.rows = check_random_range(check, 4, 20); /* in pairs of bf16, where those are taken */
+        s.input = 1;
+        s.vanishing = i / (int)COUNT(weights) % 3;
+        s.residual = s.residual && !s.vanishing;
+        gemm_case(check, &s);
     }
     for (int i = 0; i < (int)COUNT(weights) * 8 && check->in_place; i++) {
         struct shape s = random_shape(check);
