@@ -16,7 +16,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out=$root/build/ci
 logs=$out/logs
 # Long ones first, so that lanes end together.
-stages=(setup style gcc sanitize thread hip cuda coverage aarch64 readme clang checked fuzz symbols install)
+stages=(setup style gcc sanitize hip thread cuda aarch64 readme clang fuzz checked coverage symbols install)
 # Stages that share a build directory with another, and come after it where both are run.
 declare -A after=([checked]=gcc [symbols]=gcc [install]=gcc [coverage]=sanitize)
 
