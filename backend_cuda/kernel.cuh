@@ -41,9 +41,10 @@
 // One line after every launch: counts it, and keeps the first error of the device.
 #define GPU_LAUNCHED(device, what) GPU(launched)((device), cudaGetLastError(), (what))
 
-// Lets launches of a kernel have `bytes` of dynamic shared memory, for kernels whose launches differ in it. What is
-// allowed belongs to the kernel and not to a launch, so it is always all that the device has: what other threads are
-// about to launch, and what has been recorded, may need more than this launch. False: the device has failed.
+// Lets launches of a kernel have `bytes` of dynamic shared memory, where that may be more than 48 KiB. What is allowed
+// belongs to the kernel and not to a launch, so it is always all that the device has: what other threads are about to
+// launch, and what has been recorded, may need more than this launch. Not for kernels with SHARED_ARRAY: devices, if not
+// the emulator, refuse what leaves no room for it. False: the device has failed.
 template <class... P>
 static inline bool allow_shared_memory(struct gpu_device *device, void (*kernel)(P...),
                                        size_t bytes, const char *what)
