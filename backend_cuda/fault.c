@@ -33,11 +33,15 @@ int GPU(launched)(struct gpu_device *device, cudaError_t error, const char *what
     return GPU(failed)(device, error, what);
 }
 
+/* What other code of the thread has left as the last error is not of this device: the next launch would take it for its
+ * own. Errors that the device can not recover from are met again. */
 bool GPU(enter)(struct gpu_host *host)
 {
     struct gpu_device *device = &host->gpu;
-    return device->error == cudaSuccess &&
-           !GPU(failed)(device, cudaSetDevice(device->ordinal), "cudaSetDevice");
+    if (device->error != cudaSuccess)
+        return false;
+    cudaGetLastError();
+    return !GPU(failed)(device, cudaSetDevice(device->ordinal), "cudaSetDevice");
 }
 
 /* What can be said about a failure beyond CUDA's own words. */

@@ -174,6 +174,26 @@ static void test_memory(struct rondo_device *device)
     free(to);
 }
 
+/* An error that a program's own calls have left behind is not the device's. */
+static void test_errors_of_others(struct rondo_device *device)
+{
+    float values[4] = {1, 3, 2, 0};
+    int32_t best = -1;
+    char *memory = device->allocate(device, 256);
+    MUST(memory);
+    device->write(device, memory, values, sizeof values);
+    EXPECT(cudaSetDevice(1000) != cudaSuccess && cudaPeekAtLastError() != cudaSuccess, "no error");
+    struct rondo_limits limits = {.tokens = 1};
+    MUST(!device->reserve(device, &limits, &error));
+    EXPECT(cudaSetDevice(1000) != cudaSuccess, "no error");
+    struct rondo_op_argmax op = {.x = rondo_tensor_2d(memory, RONDO_F32, 1, 4, "x"),
+                                 .ids = (int32_t *)(void *)(memory + 128)};
+    device->ops.argmax(device, &op);
+    device->read(device, &best, op.ids, sizeof best);
+    EXPECT(!rondo_device_status(device, &error) && best == 1, "%d: %s", best, error.message);
+    device->release(device, memory);
+}
+
 /* ---- models ---------------------------------------------------------------------------------------- */
 
 static struct rondo_context *make(struct rondo_model *model, struct rondo_device *device)
@@ -481,6 +501,7 @@ int main(int argc, char **argv)
     test_opening_fails();
     struct rondo_device *device = open_device("simt:1");
     test_memory(device);
+    test_errors_of_others(device);
     rondo_device_close(device);
     struct rondo_model *model = open_model("base-bf16");
     device = open_device("simt:1");
