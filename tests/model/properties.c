@@ -4,6 +4,7 @@
  *
  * Exit code 77 when the device is not on this machine. */
 #include "tests/model/properties.h"
+#include "tests/model/accuracy.h"
 #include "tests/model/expect.h"
 
 #include <inttypes.h>
@@ -65,17 +66,6 @@ static void run_mode(struct lab *lab, const struct arguments *arguments)
     rondo_context_destroy(lab->plain);
 }
 
-static bool has_fp8(const struct rondo_model *model)
-{
-    struct rondo_tensor_info info;
-    for (size_t i = 0; i < rondo_model_tensor_count(model); i++) {
-        rondo_model_tensor(model, i, &info);
-        if (info.dtype == RONDO_F8_E4M3)
-            return true;
-    }
-    return false;
-}
-
 static void run_variant(const char *name, const struct arguments *arguments)
 {
     char directory[600];
@@ -91,7 +81,8 @@ static void run_variant(const char *name, const struct arguments *arguments)
     MUST(&lab, lab.model = rondo_model_open(directory, NULL, &error));
     lab.vocab_size = (size_t)rondo_model_config(lab.model)->vocab_size;
     static const enum rondo_mode modes[] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8};
-    int n_modes = has_fp8(lab.model) ? 3 : 2; /* without FP8 weights mode fp8 is mode bf16 */
+    int n_modes =
+        accuracy_has_fp8(lab.model) ? 3 : 2; /* without FP8 weights mode fp8 is mode bf16 */
     for (int i = 0; i < n_modes; i++) {
         lab.mode = modes[i];
         run_mode(&lab, arguments);
