@@ -4,7 +4,6 @@
 #include "cli/input.h"
 #include "cli/terminal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,15 +98,6 @@ static size_t held_back(const struct cli_generation *g)
     return longest;
 }
 
-static int check_stdout(struct rondo_error *error)
-{
-    errno = 0;
-    if (fflush(stdout) || ferror(stdout))
-        return rondo_fail(error, RONDO_FAILED, "standard output: cannot write: %s",
-                          strerror(errno ? errno : EIO));
-    return RONDO_OK;
-}
-
 /* Writes the text that can no longer change; all of it when `last`. */
 static int emit(struct cli_generation *g, bool last, struct rondo_error *error)
 {
@@ -124,7 +114,7 @@ static int emit(struct cli_generation *g, bool last, struct rondo_error *error)
     }
     if (last)
         fwrite(out, 1, rondo_utf8_stream_finish(&g->stream, true, out), stdout);
-    return check_stdout(error);
+    return cli_check_stdout(error);
 }
 
 static int print_logprob(struct cli_generation *g, int32_t id, double logprob,
@@ -135,7 +125,7 @@ static int print_logprob(struct cli_generation *g, int32_t id, double logprob,
     printf("{\"id\":%d,\"logprob\":%.6f,\"piece\":", id, logprob);
     cli_print_json_string(stdout, piece, length);
     puts("}");
-    return check_stdout(error);
+    return cli_check_stdout(error);
 }
 
 /* ---- the loop --------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TEXT_LIMIT ((size_t)1 << 30)
@@ -17,14 +18,42 @@ int cli_report(const struct rondo_error *error)
     return error->status ? (int)error->status : RONDO_FAILED;
 }
 
+/* ---- stdout ---------------------------------------------------------------------------------- */
+
+static int stdout_cause;
+static bool stdout_failed;
+
+int cli_flush_stdout(void)
+{
+    errno = 0;
+    if ((fflush(stdout) || ferror(stdout)) && !stdout_cause)
+        stdout_cause = errno ? errno : EIO;
+    return stdout_cause;
+}
+
+int cli_check_stdout(struct rondo_error *error)
+{
+    if (!cli_flush_stdout())
+        return RONDO_OK;
+    stdout_failed = true;
+    return rondo_fail(error, RONDO_FAILED, "standard output: cannot write: %s",
+                      strerror(stdout_cause));
+}
+
+bool cli_stdout_failed(void)
+{
+    return stdout_failed;
+}
+
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static char *read_stdin(size_t *length, struct rondo_error *error)
+/* All that `stream` has, malloc'ed; `name` stands in messages. */
+static char *read_stream(FILE *stream, const char *name, size_t *length, struct rondo_error *error)
 {
     size_t capacity = 1 << 16, n = 0;
     char *bytes = malloc(capacity);
     while (bytes) {
-        size_t got = fread(bytes + n, 1, capacity - n - 1, stdin);
+        size_t got = fread(bytes + n, 1, capacity - n - 1, stream);
         n += got;
         if (!got)
             break;
@@ -36,12 +65,11 @@ static char *read_stdin(size_t *length, struct rondo_error *error)
         }
     }
     if (!bytes) {
-        rondo_fail(error, RONDO_FAILED, "standard input: too long (want at most %zu bytes)",
-                   TEXT_LIMIT);
+        rondo_fail(error, RONDO_FAILED, "%s: too long (want at most %zu bytes)", name, TEXT_LIMIT);
         return NULL;
     }
-    if (ferror(stdin)) {
-        rondo_fail(error, RONDO_FAILED, "standard input: cannot read: %s", strerror(errno));
+    if (ferror(stream)) {
+        rondo_fail(error, RONDO_FAILED, "%s: cannot read: %s", name, strerror(errno));
         free(bytes);
         return NULL;
     }
@@ -50,11 +78,26 @@ static char *read_stdin(size_t *length, struct rondo_error *error)
     return bytes;
 }
 
+static char *read_stdin(size_t *length, struct rondo_error *error)
+{
+    return read_stream(stdin, "standard input", length, error);
+}
+
 char *cli_read_file(const char *path, size_t *length, struct rondo_error *error)
 {
+    struct stat info;
     if (!strcmp(path, "-"))
         return read_stdin(length, error);
-    return rondo_file_read(path, TEXT_LIMIT, length, error);
+    if (stat(path, &info) != 0 || !(S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode)))
+        return rondo_file_read(path, TEXT_LIMIT, length, error);
+    FILE *stream = fopen(path, "rbe");
+    if (!stream) {
+        rondo_fail(error, RONDO_FAILED, "%s: cannot open: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *bytes = read_stream(stream, path, length, error);
+    fclose(stream);
+    return bytes;
 }
 
 char *cli_read_text(const char *file, const struct cli_texts *arguments, size_t *length,

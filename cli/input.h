@@ -10,7 +10,16 @@
 /* Prints "rondo: MESSAGE" and returns the exit code that goes with it. */
 int cli_report(const struct rondo_error *error);
 
-/* The bytes of a file, or of stdin when `path` is "-"; malloc'ed, with a NUL after the last. */
+/* Sees that what was printed has reached stdout. */
+int cli_check_stdout(struct rondo_error *error);
+
+/* Flushes stdout. Returns 0, or the errno of the first failure. */
+int cli_flush_stdout(void);
+
+/* Whether cli_check_stdout has failed, so that there is an error that says it. */
+bool cli_stdout_failed(void);
+
+/* The bytes of a file or a pipe, or of stdin when `path` is "-"; malloc'ed, with a NUL after the last. */
 char *cli_read_file(const char *path, size_t *length, struct rondo_error *error);
 
 /* The text a command works on: `file` when given, else the argument, where "-" and no argument mean

@@ -2,9 +2,9 @@
  * reached stdout before it says that all went well. */
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/input.h"
 #include "cli/terminal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,9 +44,11 @@ static int unknown_command(const char *name)
 {
     const char *names[32];
     size_t n = 0;
-    for (size_t i = 0; cli_commands[i] && n < 30; i++)
+    for (size_t i = 0; cli_commands[i] && n < 28; i++)
         names[n++] = cli_commands[i]->name;
     names[n++] = "help";
+    names[n++] = "--help";
+    names[n++] = "--version";
     names[n] = NULL;
     const char *nearest = cli_nearest(name, names);
     if (nearest)
@@ -79,12 +81,8 @@ int main(int argc, char **argv)
 {
     cli_lost_file_catch();
     int result = dispatch(argc, argv);
-    errno = 0;
-    bool lost = ferror(stdout) != 0;
-    if (fflush(stdout) || lost) {
-        fprintf(stderr, "rondo: standard output: cannot write: %s\n",
-                errno ? strerror(errno) : "an earlier write failed");
-        return result ? result : RONDO_FAILED;
-    }
-    return result;
+    int cause = cli_flush_stdout();
+    if (cause && !cli_stdout_failed())
+        fprintf(stderr, "rondo: standard output: cannot write: %s\n", strerror(cause));
+    return cause && !result ? RONDO_FAILED : result;
 }

@@ -398,7 +398,7 @@ static int run_prompt(struct runner *r, struct rondo_error *error)
         cli_print_tokens(stdout, g->tokens + g->n_prompt, g->n_tokens - g->n_prompt);
     else if (g->output == CLI_OUTPUT_TEXT)
         putchar('\n');
-    fflush(stdout);
+    cli_flush_stdout();
     if (!result && r->options->session)
         result = cli_generation_settle(g, error);
     if (!result && r->options->session)
@@ -458,7 +458,7 @@ static int turn(struct runner *r, const char *message, struct rondo_error *error
     if (!result) {
         result = cli_generate(g, error);
         putchar('\n');
-        fflush(stdout);
+        cli_flush_stdout();
     }
     if (!result)
         result = cli_chat_add_answer(&r->chat, g->text, thinking, error);
@@ -576,11 +576,12 @@ static int converse(struct runner *r, struct rondo_error *error)
                 *error = trouble;
                 return trouble.status;
             }
-            cli_report(&trouble);
+            if (!cli_stdout_failed())
+                cli_report(&trouble);
         }
         free(message);
-        if (ferror(stdout))
-            return rondo_fail(error, RONDO_FAILED, "standard output: cannot write");
+        if (cli_check_stdout(error))
+            return error->status;
     }
     return RONDO_OK;
 }

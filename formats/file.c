@@ -91,14 +91,28 @@ static int write_all(int file, const char *bytes, size_t size)
     return 0;
 }
 
+char *rondo_file_target(const char *path, struct rondo_error *error)
+{
+    struct stat info, link;
+    bool there = stat(path, &info) == 0;
+    if (there && !S_ISREG(info.st_mode)) {
+        rondo_fail(error, RONDO_FAILED, "%s: cannot write: it is %s", path,
+                   S_ISDIR(info.st_mode) ? "a directory" : "not a regular file");
+        return NULL;
+    }
+    bool is_link = there && lstat(path, &link) == 0 && S_ISLNK(link.st_mode);
+    char *target = is_link ? realpath(path, NULL) : strdup(path);
+    if (!target)
+        rondo_fail(error, RONDO_FAILED, "%s: cannot write: %s", path, strerror(errno));
+    return target;
+}
+
 int rondo_file_check_writable(const char *path, struct rondo_error *error)
 {
     struct stat info;
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
-        return rondo_fail(error, RONDO_FAILED, "%s: cannot write: it is a directory", path);
-    char *directory = strdup(path);
+    char *directory = rondo_file_target(path, error);
     if (!directory)
-        return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the path", path);
+        return RONDO_FAILED;
     char *last = strrchr(directory, '/');
     if (last)
         last[last == directory] = '\0'; /* "/name" is in "/" */
@@ -117,7 +131,8 @@ int rondo_file_check_writable(const char *path, struct rondo_error *error)
     return status;
 }
 
-int rondo_file_write(const char *path, const void *bytes, size_t length, struct rondo_error *error)
+/* Writes `path` itself. */
+static int replace(const char *path, const void *bytes, size_t length, struct rondo_error *error)
 {
     size_t n = strlen(path);
     char *temporary = malloc(n + sizeof ".XXXXXX");
@@ -151,5 +166,13 @@ int rondo_file_write(const char *path, const void *bytes, size_t length, struct 
         status = rondo_fail(error, RONDO_FAILED, "%s: cannot write: %s", path, strerror(cause));
     }
     free(temporary);
+    return status;
+}
+
+int rondo_file_write(const char *path, const void *bytes, size_t length, struct rondo_error *error)
+{
+    char *target = rondo_file_target(path, error);
+    int status = target ? replace(target, bytes, length, error) : RONDO_FAILED;
+    free(target);
     return status;
 }

@@ -146,7 +146,9 @@ struct rondo_npy_writer *rondo_npy_create(const char *path, uint64_t rows, uint6
                      (unsigned long long)rows, (unsigned long long)columns);
     header[10 + n] = ' '; /* the terminating NUL */
     header[HEADER_SIZE - 1] = '\n';
-    writer->output = rondo_output_open(path, error);
+    char *target = rondo_file_target(path, error);
+    writer->output = target ? rondo_output_open(target, error) : NULL;
+    free(target);
     if (!writer->output ||
         rondo_output_reserve(writer->output, HEADER_SIZE + rows * columns * 4, error) ||
         rondo_output_write(writer->output, 0, header, HEADER_SIZE, error)) {

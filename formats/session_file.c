@@ -7,6 +7,7 @@
  * offset, YaRN) and to the mode. */
 #include "core/context.h"
 #include "core/error.h"
+#include "formats/file.h"
 #include "formats/output.h"
 
 #include <errno.h>
@@ -304,7 +305,9 @@ int rondo_session_save(const struct rondo_session *session, const char *path,
     if (!stream.buffer)
         return rondo_fail(error, RONDO_FAILED, "%s: out of memory", path);
     int status = RONDO_FAILED;
-    stream.output = rondo_output_open(path, error);
+    char *target = rondo_file_target(path, error);
+    stream.output = target ? rondo_output_open(target, error) : NULL;
+    free(target);
     if (stream.output) {
         status = write_session(&stream, (struct rondo_session *)session);
         if (status)

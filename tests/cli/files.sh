@@ -23,7 +23,43 @@ for path in "$work/none/file" "$work/plain/file"; do
     refuses "$path" "$reason" eval -m "$demo" -s "$demo/suite-tiny.jsonl" --limit 1 -o
     refuses "$path" "$reason" bench -m "$model" --prefill 8 --decode 2 --depth 0 --repeat 1 -o
 done
+for path in "$work/pipe" "$work/link"; do
+    [ -p "$work/pipe" ] || mkfifo "$work/pipe"
+    [ -L "$work/link" ] || ln -s "$work/pipe" "$work/link"
+    refuses "$path" 'not a regular file' run -m "$model" --tokens 1,2,3 --ids -n 2 --session
+    refuses "$path" 'not a regular file' bench -m "$model" --prefill 8 --decode 2 --repeat 1 -o
+    expect 1 logits -m "$model" --tokens 1,2,3 -o "$path"
+    one_line
+    says "$path: cannot write: it is not a regular file"
+    [ -p "$path" ] || fail "logits has replaced a pipe"
+done
 refuses "$work" 'a directory' run -m "$model" --tokens 1,2,3 --ids -n 2 --session
+
+# A symbolic link goes on leading to the file that has the result.
+mkdir "$work/elsewhere"
+echo old >"$work/elsewhere/logits"
+ln -s elsewhere/logits "$work/logits.npy"
+expect 0 logits -m "$model" --tokens 1,2,3 -o "$work/logits.npy"
+[ -L "$work/logits.npy" ] || fail "logits has replaced a symbolic link"
+grep -q NUMPY "$work/elsewhere/logits" || fail "the result is not where the link leads to"
+
+# A prompt may come through a named pipe.
+echo '[1,2,3]' >"$work/pipe" &
+expect 0 logits -m "$model" --tokens-file "$work/pipe" -o "$work/piped.npy"
+cmp -s "$work/piped.npy" "$work/elsewhere/logits" || fail "tokens of a pipe"
+wait
+
+# Output that is lost is said once.
+if [ -c /dev/full ]; then
+    for output in '' --ids --logprobs; do
+        # shellcheck disable=SC2086
+        "$rondo" run -m "$demo" -n 4 $output 'What' >/dev/full 2>"$work/err"
+        [ $? = 1 ] || fail "run $output on a full device: not exit code 1"
+        : >"$work/out"
+        one_line
+        says "standard output: cannot write: No space left on device"
+    done
+fi
 
 # The program has mapped the weights when it waits for the prompt; then they shrink to less than their header.
 if [ -d /proc/self ]; then

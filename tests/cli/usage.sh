@@ -28,6 +28,9 @@ says "did you mean sampling?"
 expect 2 rnu
 one_line
 says "did you mean run?"
+expect 2 --verion
+one_line
+says "did you mean --version?"
 expect 2 run --temprature 0.5
 one_line
 says "unknown option --temprature; did you mean --temperature?"
