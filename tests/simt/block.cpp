@@ -8,7 +8,9 @@
 #include "internal.h"
 #include "runtime.h"
 
+#include <algorithm>
 #include <atomic>
+#include <numeric>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -726,10 +728,36 @@ uint64_t switches_of_last_grid()
     return last_switches;
 }
 
+// Numbers of blocks in the order in which they run.
+class Block_order
+{
+  public:
+    explicit Block_order(uint64_t count) : last(count - 1), order(settings.blocks)
+    {
+        if (order != SIMT_BLOCKS_SHUFFLE)
+            return;
+        shuffled.resize(count);
+        std::iota(shuffled.begin(), shuffled.end(), 0);
+        std::shuffle(shuffled.begin(), shuffled.end(), shuffle_random);
+    }
+    uint64_t operator[](uint64_t i) const
+    {
+        return order == SIMT_BLOCKS_SHUFFLE   ? shuffled[i]
+               : order == SIMT_BLOCKS_REVERSE ? last - i
+                                              : i;
+    }
+
+  private:
+    const uint64_t last;
+    const simt_blocks order;
+    std::vector<uint64_t> shuffled;
+};
+
 int run_grid(const Kernel_call &call, const dim3 &grid, const dim3 &dim, size_t dynamic_size,
              int device)
 {
     const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+    const Block_order order(blocks);
     std::atomic<uint64_t> next_block{0};
     std::atomic<int> error{0};
     last_switches = 0;
@@ -740,7 +768,7 @@ int run_grid(const Kernel_call &call, const dim3 &grid, const dim3 &dim, size_t 
         block->call = &call;
         block->switches = 0;
         for (uint64_t i; !error && (i = next_block.fetch_add(1)) < blocks;) {
-            uint64_t number = settings.reverse ? blocks - 1 - i : i;
+            uint64_t number = order[i];
             uint3 index = {(unsigned)(number % grid.x), (unsigned)(number / grid.x % grid.y),
                            (unsigned)(number / ((uint64_t)grid.x * grid.y))};
             int failed = run_block(block, index, dynamic_size, device), none = 0;

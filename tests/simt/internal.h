@@ -6,10 +6,12 @@
 #include "check.h"
 #include "launch.h"
 #include "shared.h"
+#include "simt.h"
 
 #include <signal.h>
 
 #include <deque>
+#include <random>
 #include <string>
 
 #if defined(__has_feature)
@@ -31,11 +33,14 @@ struct Settings {
     bool lazy = true;
     bool quiet = false;
     bool abort = false;
-    bool reverse = false;
+    simt_blocks blocks = SIMT_BLOCKS_FORWARD;
     bool lazy_streams = false;
     int code = 0;
 };
 extern Settings settings;
+
+// The state of SIMT_BLOCKS_SHUFFLE: what it gives depends on its seed and on the launches since.
+extern std::mt19937_64 shuffle_random;
 
 // ---- reports --------------------------------------------------------------------------------------
 

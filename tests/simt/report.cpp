@@ -1,11 +1,11 @@
 /* Settings, reports, and text. */
 #include "internal.h"
-#include "simt.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <mutex>
 
@@ -18,6 +18,28 @@ static bool flag(const char *name)
     return value && *value && strcmp(value, "0") != 0;
 }
 
+std::mt19937_64 shuffle_random;
+
+static simt_blocks blocks_of(const char *value)
+{
+    if (!value || !*value)
+        return SIMT_BLOCKS_FORWARD;
+    if (!strcmp(value, "reverse"))
+        return SIMT_BLOCKS_REVERSE;
+    char *end;
+    unsigned long long seed = strtoull(value, &end, 10);
+    if (!strcmp(value, "shuffle")) {
+        seed = (unsigned long long)time(nullptr);
+        fprintf(stderr, "simt: blocks run in an order that SIMT_BLOCKS=%llu repeats\n", seed);
+    } else if (*value < '0' || *value > '9' || *end) {
+        fprintf(stderr, "simt: SIMT_BLOCKS: got \"%s\", want reverse, shuffle or a number\n",
+                value);
+        exit(2);
+    }
+    shuffle_random.seed(seed);
+    return SIMT_BLOCKS_SHUFFLE;
+}
+
 static Settings from_environment()
 {
     Settings settings;
@@ -25,7 +47,7 @@ static Settings from_environment()
     settings.abort = flag("SIMT_ABORT");
     settings.quiet = flag("SIMT_QUIET");
     settings.lazy = !flag("SIMT_EAGER");
-    settings.reverse = flag("SIMT_REVERSE");
+    settings.blocks = blocks_of(getenv("SIMT_BLOCKS"));
     settings.lazy_streams = streams && !strcmp(streams, "lazy");
     if (threads && atoi(threads) > 0)
         settings.os_threads = atoi(threads);
@@ -108,9 +130,10 @@ void simt_set_lazy_streams(int lazy)
     simt::settings.lazy_streams = lazy != 0;
 }
 
-void simt_set_reverse(int reverse)
+void simt_set_blocks(enum simt_blocks order, unsigned long long seed)
 {
-    simt::settings.reverse = reverse != 0;
+    simt::settings.blocks = order;
+    simt::shuffle_random.seed(seed);
 }
 
 void simt_set_os_threads(int threads)

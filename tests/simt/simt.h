@@ -5,7 +5,9 @@
  *   SIMT_QUIET=1     reports are not printed
  *   SIMT_EAGER=1     asynchronous copies inside kernels happen at once, instead of as late as possible
  *   SIMT_STREAMS=lazy  work of streams is done when something waits for it, instead of when it is submitted
- *   SIMT_REVERSE=1   blocks run from the last to the first
+ *   SIMT_BLOCKS=reverse   blocks run from the last to the first, instead of from the first to the last
+ *   SIMT_BLOCKS=shuffle   in an order drawn for each launch, whose seed is printed
+ *   SIMT_BLOCKS=N    the same from seed N
  *   SIMT_THREADS=N   blocks run on N OS threads (1)
  *   SIMT_MEMORY=N    MiB of memory of each device (4096) */
 #ifndef SIMT_SIMT_H
@@ -36,7 +38,9 @@ void simt_clear_report(void);
 void simt_set_quiet(int quiet);
 void simt_set_lazy(int lazy);
 void simt_set_lazy_streams(int lazy);
-void simt_set_reverse(int reverse);
+enum simt_blocks { SIMT_BLOCKS_FORWARD, SIMT_BLOCKS_REVERSE, SIMT_BLOCKS_SHUFFLE };
+/* The order of the blocks of a launch; `seed` is of SIMT_BLOCKS_SHUFFLE, which starts anew. */
+void simt_set_blocks(enum simt_blocks order, unsigned long long seed);
 void simt_set_os_threads(int threads);
 /* The architecture (80, 90, ...) that kernels say they were compiled for; 0, as at first: the device's own. */
 void simt_set_code(int capability);

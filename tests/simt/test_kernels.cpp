@@ -6,6 +6,9 @@
 
 #include <math.h>
 
+#include <algorithm>
+#include <numeric>
+
 namespace
 {
 
@@ -394,12 +397,51 @@ void test_intrinsics()
     CHECK(got[6] == 4 + 16 + 16);
 }
 
+// ---- the order of blocks --------------------------------------------------------------------------
+
+__global__ void in_turn(unsigned *count, unsigned *order)
+{
+    order[atomicAdd(count, 1u)] = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+}
+
+enum { GRID_X = 5, GRID_Y = 3, GRID_Z = 2, BLOCKS = GRID_X * GRID_Y * GRID_Z };
+
+std::vector<unsigned> order_of_blocks()
+{
+    Device_array<unsigned> count(std::vector<unsigned>{0}), order(BLOCKS);
+    LAUNCH(in_turn, dim3(GRID_X, GRID_Y, GRID_Z), 1, 0, 0, count.get(), order.get());
+    CHECK(clean());
+    return order.values();
+}
+
+void test_order_of_blocks()
+{
+    std::vector<unsigned> forward(BLOCKS);
+    std::iota(forward.begin(), forward.end(), 0);
+    std::vector<unsigned> reverse(forward.rbegin(), forward.rend());
+    simt_set_blocks(SIMT_BLOCKS_FORWARD, 0);
+    CHECK(order_of_blocks() == forward);
+    simt_set_blocks(SIMT_BLOCKS_REVERSE, 0);
+    CHECK(order_of_blocks() == reverse);
+    simt_set_blocks(SIMT_BLOCKS_SHUFFLE, 7);
+    std::vector<unsigned> first = order_of_blocks(), second = order_of_blocks();
+    CHECK(first != second && first != forward && first != reverse);
+    simt_set_blocks(SIMT_BLOCKS_SHUFFLE, 7);
+    CHECK(order_of_blocks() == first && order_of_blocks() == second);
+    simt_set_blocks(SIMT_BLOCKS_SHUFFLE, 8);
+    CHECK(order_of_blocks() != first);
+    std::sort(first.begin(), first.end());
+    std::sort(second.begin(), second.end());
+    CHECK(first == forward && second == forward);
+}
+
 } // namespace
 
 int main()
 {
-    for (int reverse = 0; reverse < 2; reverse++) {
-        simt_set_reverse(reverse);
+    test_order_of_blocks();
+    for (simt_blocks order : {SIMT_BLOCKS_FORWARD, SIMT_BLOCKS_REVERSE, SIMT_BLOCKS_SHUFFLE}) {
+        simt_set_blocks(order, 1);
         test_rmsnorm();
         test_gemm();
         test_softmax();
