@@ -53,7 +53,8 @@ static const struct topic topics[] = {
      "with\n"
      "--mlock all are read before the start and stay in memory.\n"
      "Leave the files as they are meanwhile: when one becomes shorter, rondo ends and names it.\n"
-     "`rondo info -m DIR --check` reads all FP8 weights once and looks for NaN codes.\n"
+     "`rondo info -m DIR --check` reads all weights and scales once and looks for NaN and "
+     "infinities.\n"
      "`rondo synth` makes random checkpoints, `rondo quantize` turns BF16 ones into FP8.\n"},
     {"devices", "where the model runs",
      "  cpu        the best instruction set this processor has, one thread per available core\n"

@@ -53,7 +53,7 @@ static const struct cli_option table[] = {
      .kind = CLI_FLAG,
      .offset = FIELD(check),
      .group = "Output",
-     .help = "read all FP8 weights and fail at the first NaN code"},
+     .help = "read all weights and scales and fail at the first NaN or infinity"},
     {.name = "--devices",
      .kind = CLI_FLAG,
      .offset = FIELD(devices),
@@ -538,7 +538,7 @@ static int show(struct info_options *options, const struct cli_engine *engine,
         result = rondo_model_check_weights(engine->model, cli_progress, NULL, error);
         cli_progress_clear();
         if (!result && !options->json)
-            printf("\nchecked: no FP8 weight is NaN\n");
+            printf("\nchecked: no weight is NaN or infinite\n");
     }
     return result;
 }

@@ -3,6 +3,7 @@
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
+#include "formats/checkpoint.h"
 #include "formats/json.h"
 #include "formats/npy.h"
 
@@ -106,16 +107,30 @@ static int read_tree(const char *path, int32_t vocab_size, struct tree *tree,
     return result;
 }
 
+struct rows {
+    struct rondo_npy_writer *writer;
+    size_t vocab_size;
+};
+
 static int write_rows(void *user, const float *logits, size_t first, size_t n,
                       struct rondo_error *error)
 {
-    return rondo_npy_append(user, logits, n, error);
+    const struct rows *rows = user;
+    size_t found = rondo_find_not_finite(logits, RONDO_F32, n * rows->vocab_size);
+    if (found < n * rows->vocab_size)
+        return rondo_fail(error, RONDO_FAILED,
+                          "model: row %zu of the logits has %g for token %zu; the weights may be "
+                          "damaged, 'rondo info --check' looks for NaN",
+                          first + found / rows->vocab_size, (double)logits[found],
+                          found % rows->vocab_size);
+    return rondo_npy_append(rows->writer, logits, n, error);
 }
 
 /* The session holds the prompt: evaluates the tree on top of it. */
-static int write_tree(struct rondo_session *session, const struct tree *tree, size_t vocab_size,
-                      struct rondo_npy_writer *writer, struct rondo_error *error)
+static int write_tree(struct rondo_session *session, const struct tree *tree, struct rows *rows,
+                      struct rondo_error *error)
 {
+    size_t vocab_size = rows->vocab_size;
     if (tree->n > SIZE_MAX / sizeof(float) / vocab_size)
         return rondo_fail(error, RONDO_FAILED, "--draft-tree: too large (got %zu nodes)", tree->n);
     float *logits = malloc(tree->n * vocab_size * sizeof *logits);
@@ -124,7 +139,7 @@ static int write_tree(struct rondo_session *session, const struct tree *tree, si
                           tree->n);
     int result = rondo_session_draft(session, tree->tokens, tree->parents, tree->n, logits, error);
     if (!result)
-        result = rondo_npy_append(writer, logits, tree->n, error);
+        result = write_rows(rows, logits, 0, tree->n, error);
     free(logits);
     return result;
 }
@@ -139,12 +154,13 @@ static int evaluate(const struct logits_options *options, struct cli_engine *eng
         return error->status;
     struct rondo_npy_writer *writer =
         rondo_npy_create(options->output, tree->n ? tree->n : n, vocab_size, error);
+    struct rows rows = {.writer = writer, .vocab_size = vocab_size};
     int result = writer ? RONDO_OK : (int)error->status;
     if (!result)
         result = cli_feed_rows(engine->context, session, tokens, n, tree->n ? n : 0,
-                               (size_t)options->chunk, write_rows, writer, error);
+                               (size_t)options->chunk, write_rows, &rows, error);
     if (!result && tree->n)
-        result = write_tree(session, tree, vocab_size, writer, error);
+        result = write_tree(session, tree, &rows, error);
     if (!result)
         result = rondo_npy_finish(writer, error);
     else if (writer)

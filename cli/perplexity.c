@@ -7,6 +7,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define DEFAULT_CTX 2048
+
 struct perplexity_options {
     struct cli_model_options model;
     struct cli_token_options tokens;
@@ -26,8 +28,8 @@ static const struct cli_option table[] = {
      .argument = "N",
      .group = "Windows",
      .help = "tokens of a window",
-     .fallback = "2048",
-     .low = 2,
+     .fallback = "0",
+     .fallback_help = "2048, or the model's limit when that is less",
      .high = INT32_MAX},
     {.name = "--stride",
      .kind = CLI_INTEGER,
@@ -143,21 +145,39 @@ static int measure(const struct perplexity_options *options, struct cli_engine *
     return result;
 }
 
+static int check_windows(const struct perplexity_options *options, struct rondo_error *error)
+{
+    if (options->ctx < 2)
+        return rondo_fail(error, RONDO_USAGE, "--ctx: got %lld, want at least 2",
+                          (long long)options->ctx);
+    if (options->stride >= options->ctx)
+        return rondo_fail(error, RONDO_USAGE, "--stride: got %lld, want less than --ctx (%lld)",
+                          (long long)options->stride, (long long)options->ctx);
+    return RONDO_OK;
+}
+
 static int run(void *user)
 {
-    const struct perplexity_options *options = user;
+    struct perplexity_options *options = user;
     struct rondo_error error = {0};
     struct cli_engine engine;
-    if (options->stride >= options->ctx)
-        return cli_usage("--stride: got %lld, want less than --ctx (%lld)",
-                         (long long)options->stride, (long long)options->ctx);
+    bool given = options->ctx != 0;
+    if (!given)
+        options->ctx = DEFAULT_CTX;
+    if (check_windows(options, &error))
+        return cli_report(&error);
     cli_messages(&options->messages);
     cli_interrupt_catch();
     int result = cli_engine_open(&engine, &options->model, &options->device, &error);
     struct score score = {0};
     if (!result) {
-        score.vocab_size = rondo_model_config(engine.model)->vocab_size;
-        result = measure(options, &engine, &score, &error);
+        const struct rondo_config *config = rondo_model_config(engine.model);
+        score.vocab_size = config->vocab_size;
+        if (!given && options->ctx > config->max_position_embeddings)
+            options->ctx = config->max_position_embeddings;
+        result = check_windows(options, &error);
+        if (!result)
+            result = measure(options, &engine, &score, &error);
     }
     cli_engine_close(&engine);
     if (result)

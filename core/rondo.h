@@ -237,7 +237,7 @@ RONDO_API enum rondo_attention rondo_config_attention(const struct rondo_config 
                                                       int32_t layer);
 RONDO_API enum rondo_ffn rondo_config_ffn(const struct rondo_config *config, int32_t layer);
 
-/* Reads every FP8 weight once and fails at the first NaN code, naming its tensor and place. */
+/* Reads every weight and scale once and fails at the first NaN or infinity, naming its tensor and place. */
 RONDO_API int rondo_model_check_weights(const struct rondo_model *model,
                                         rondo_progress_function *progress, void *user,
                                         struct rondo_error *error);

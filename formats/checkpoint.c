@@ -7,6 +7,7 @@
 #include "formats/file.h"
 #include "formats/json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -396,9 +397,9 @@ struct rondo_model *rondo_model_open(const char *directory,
         status = rondo_checkpoint_open_files(directory, &mappings->files, &model->tensors,
                                              &model->n_tensors, error);
     if (!status)
-        status = align_tensors(model, error);
-    if (!status)
         status = rondo_weights_check(model, error);
+    if (!status)
+        status = align_tensors(model, error);
     if (status) {
         release(model);
         return NULL;
@@ -488,20 +489,72 @@ size_t rondo_e4m3_find_nan(const uint8_t *codes, size_t n)
     return at;
 }
 
+/* Whether all bits of `exponent` are set in one of n numbers: a NaN or an infinity. */
+static bool has_special_16(const uint16_t *bits, uint16_t exponent, size_t n)
+{
+    uint16_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (uint16_t)((bits[i] & exponent) == exponent);
+    return found;
+}
+
+static bool has_special_32(const uint32_t *bits, uint32_t exponent, size_t n)
+{
+    uint32_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (uint32_t)((bits[i] & exponent) == exponent);
+    return found;
+}
+
+size_t rondo_find_not_finite(const void *values, enum rondo_dtype dtype, size_t n)
+{
+    const size_t block = 4096;
+    const char *bytes = values;
+    size_t at = 0, element = rondo_dtype_size(dtype);
+    if (dtype == RONDO_F8_E4M3)
+        return rondo_e4m3_find_nan(values, n);
+    /* Blocks first, without a branch per number, so that compilers use vectors. */
+    for (; at + block <= n; at += block) {
+        const void *first = bytes + at * element;
+        if (dtype == RONDO_F32
+                ? has_special_32(first, 0x7f800000, block)
+                : has_special_16(first, dtype == RONDO_BF16 ? 0x7f80 : 0x7c00, block))
+            break;
+    }
+    while (at < n && isfinite(rondo_load(values, dtype, at)))
+        at++;
+    return at;
+}
+
+/* Whether it holds numbers of a kind that has NaN. */
+static bool is_checked(const struct rondo_file_tensor *tensor)
+{
+    enum rondo_dtype dtype = tensor->info.dtype;
+    return dtype == RONDO_F32 || dtype == RONDO_BF16 || dtype == RONDO_F16 ||
+           dtype == RONDO_F8_E4M3;
+}
+
+/* Bytes [begin, end) of a tensor. */
 static int check_tensor(const struct rondo_file_tensor *tensor, uint64_t begin, uint64_t end,
                         struct rondo_error *error)
 {
     const struct rondo_tensor_info *info = &tensor->info;
-    const uint8_t *codes = tensor->data;
+    const char *bytes = tensor->data;
     uint64_t columns = info->n_dims ? (uint64_t)info->shape[info->n_dims - 1] : 1;
-    uint64_t at = begin + rondo_e4m3_find_nan(codes + begin, (size_t)(end - begin));
-    if (at == end)
+    uint64_t element = rondo_dtype_size(info->dtype), n = (end - begin) / element;
+    uint64_t found = rondo_find_not_finite(bytes + begin, info->dtype, (size_t)n);
+    uint64_t at = begin / element + found;
+    if (found == n)
         return RONDO_OK;
-    return rondo_fail(
-        error, RONDO_FAILED,
-        "%s: %s: not a number at row %llu, column %llu (got code 0x%02x, want a finite FP8 value)",
-        info->file, info->name, (unsigned long long)(at / columns),
-        (unsigned long long)(at % columns), codes[at]);
+    char got[32];
+    if (info->dtype == RONDO_F8_E4M3)
+        snprintf(got, sizeof got, "code 0x%02x", (unsigned char)bytes[at]);
+    else
+        snprintf(got, sizeof got, "%g", (double)rondo_load(bytes, info->dtype, (size_t)at));
+    return rondo_fail(error, RONDO_FAILED,
+                      "%s: %s: not a number at row %llu, column %llu (got %s, want a finite %s)",
+                      info->file, info->name, (unsigned long long)(at / columns),
+                      (unsigned long long)(at % columns), got, rondo_dtype_name(info->dtype));
 }
 
 int rondo_model_check_weights(const struct rondo_model *model, rondo_progress_function *progress,
@@ -510,12 +563,12 @@ int rondo_model_check_weights(const struct rondo_model *model, rondo_progress_fu
     const uint64_t piece = UINT64_C(64) << 20; /* between two calls of progress */
     uint64_t total = 0, done = 0;
     for (size_t i = 0; i < model->n_tensors; i++)
-        if (model->tensors[i].info.dtype == RONDO_F8_E4M3)
+        if (is_checked(&model->tensors[i]))
             total += model->tensors[i].info.size;
     uint64_t reported = 0;
     for (size_t i = 0; i < model->n_tensors; i++) {
         const struct rondo_file_tensor *tensor = &model->tensors[i];
-        if (tensor->info.dtype != RONDO_F8_E4M3)
+        if (!is_checked(tensor))
             continue;
         for (uint64_t begin = 0; begin < tensor->info.size; begin += piece) {
             uint64_t end = begin + piece < tensor->info.size ? begin + piece : tensor->info.size;

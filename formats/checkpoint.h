@@ -40,4 +40,7 @@ uint64_t rondo_model_fingerprint(const struct rondo_model *model);
 /* Index of the first NaN code in n FP8 codes, n when there is none. */
 size_t rondo_e4m3_find_nan(const uint8_t *codes, size_t n);
 
+/* Index of the first NaN or infinity in n numbers of a floating dtype, n when there is none. */
+size_t rondo_find_not_finite(const void *values, enum rondo_dtype dtype, size_t n);
+
 #endif

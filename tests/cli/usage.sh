@@ -73,6 +73,12 @@ expect 2 logits -m "$model" --tokens 1
 says "-o FILE.npy"
 expect 2 logits -m "$model" -o "$work/x.npy"
 says "no input"
+expect 0 perplexity -m "$model" --tokens 1,2,3    # a window is no longer than the model's context
+expect 2 perplexity -m "$model" --tokens 1,2,3 --stride 512
+one_line
+says "--stride: got 512, want less than --ctx (512)"
+expect 2 perplexity -m "$model" --tokens 1,2 --ctx 1
+says "--ctx: got 1, want at least 2"
 expect 2 perplexity -m "$model" --tokens 1,2 --ctx 8 --stride 8
 says "--stride"
 expect 2 compare -m "$model" --tokens 1 --b cpu,f23
@@ -98,7 +104,18 @@ prints "lm_head"
 expect 0 info -m "$model" --json --tensors
 prints '"vocab_size":'
 expect 0 info -m "$fixtures/models/fp8-block" --check
-prints "no FP8 weight is NaN"
+prints "no weight is NaN"
+cp -r "$model" "$work/damaged"
+chmod -R u+w "$work/damaged"
+size=$(wc -c <"$work/damaged/model.safetensors")
+printf '\300\177' | dd of="$work/damaged/model.safetensors" bs=1 seek=$((size - 2)) conv=notrunc 2>/dev/null
+expect 1 info -m "$work/damaged" --check
+says "got nan, want a finite bf16"
+expect 1 logits -m "$work/damaged" --tokens 1,2 -o "$work/x.npy"
+one_line
+says "row 0 of the logits has"
+[ -e "$work/x.npy" ] && fail "logits that are no numbers are written"
+expect 0 info -m "$fixtures/models/fp8-block"
 [ -s "$work/err" ] && fail "info is not quiet"
 
 if [ -c /dev/full ]; then

@@ -1,4 +1,5 @@
 /* Checkpoint directories: files and shards, what may be wrong with them, the hash, the check for NaN. */
+#include "core/dtype.h"
 #include "core/error.h"
 #include "core/model.h"
 #include "formats/checkpoint.h"
@@ -9,6 +10,7 @@
 #include "tests/unit/test.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 
 static struct rondo_error error;
 
@@ -202,6 +204,34 @@ static void test_find_nan_end(void)
     free(codes);
 }
 
+/* A NaN or an infinity alone among all other patterns of bits, with and without whole blocks before it. */
+static void test_find_not_finite(void)
+{
+    static const size_t places[] = {0, 1, 4095, 4096, 5000, 8999};
+    static const struct {
+        enum rondo_dtype dtype;
+        float value;
+    } cases[] = {{RONDO_F32, NAN},        {RONDO_F32, INFINITY}, {RONDO_BF16, NAN},
+                 {RONDO_BF16, -INFINITY}, {RONDO_F16, INFINITY}, {RONDO_F16, -NAN},
+                 {RONDO_F32, -INFINITY},  {RONDO_F8_E4M3, NAN}};
+    static uint32_t bytes[9000]; /* as large as the largest dtype */
+    static const float ordinary[] = {0.0f, -0.0f, 448.0f, -65504.0f, 1e-7f, 3.0f, -1.5f};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        enum rondo_dtype dtype = cases[c].dtype;
+        for (size_t i = 0; i < 9000; i++)
+            rondo_store(bytes, dtype, i, ordinary[i % 7]);
+        EXPECT(rondo_find_not_finite(bytes, dtype, 9000) == 9000, "found one where none is");
+        for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+            float before = rondo_load(bytes, dtype, places[i]);
+            rondo_store(bytes, dtype, places[i], cases[c].value);
+            EXPECT(rondo_find_not_finite(bytes, dtype, 9000) == places[i], "%s at %zu",
+                   rondo_dtype_name(dtype), places[i]);
+            EXPECT(rondo_find_not_finite(bytes, dtype, places[i]) == places[i], "past the end");
+            rondo_store(bytes, dtype, places[i], before);
+        }
+    }
+}
+
 static int count_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     *(uint64_t *)user = done == total ? total : 0;
@@ -213,14 +243,39 @@ static int cancel(void *user, const char *what, uint64_t done, uint64_t total)
     return 1;
 }
 
+/* Writes n bytes into a tensor of a file. */
+static void plant(const char *path, const char *name, size_t at, const void *value, size_t n)
+{
+    size_t size = 0;
+    struct rondo_safetensors file;
+    char *bytes = scratch_read(path, &size);
+    EXPECT(rondo_safetensors_parse(&file, path, bytes, size, &error) == RONDO_OK, "%s",
+           error.message);
+    memcpy((char *)(uintptr_t)rondo_safetensors_find(&file, name)->data + at, value, n);
+    rondo_safetensors_close(&file);
+    scratch_write(path, bytes, size);
+    free(bytes);
+}
+
+static void expect_damage(const char *directory, const char *name, const char *place,
+                          const char *got)
+{
+    struct rondo_model *model = rondo_model_open(directory, NULL, &error);
+    EXPECT(model && rondo_model_check_weights(model, NULL, NULL, &error) == RONDO_FAILED,
+           "damage of %s not found", name);
+    EXPECT(strstr(error.message, name) && strstr(error.message, place) &&
+               strstr(error.message, got),
+           "%s", error.message);
+    rondo_model_close(model);
+}
+
 static void test_nan(void)
 {
     const char *directory = make("nan", RONDO_SYNTH_FP8_ROW, 0);
     const char *name = "model.layers.2.mlp.experts.5.down_proj.weight";
     char path[800];
-    size_t size = 0;
     uint64_t done = 0;
-    struct rondo_safetensors file;
+    float not_a_number = NAN, one = 1;
     snprintf(path, sizeof path, "%s", file_in(directory, "model.safetensors"));
     struct rondo_model *model = rondo_model_open(directory, NULL, &error);
     EXPECT(model && rondo_model_check_weights(model, count_progress, &done, &error) == RONDO_OK &&
@@ -230,20 +285,14 @@ static void test_nan(void)
                strstr(error.message, "cancelled"),
            "%s", error.message);
     rondo_model_close(model);
-    char *bytes = scratch_read(path, &size);
-    EXPECT(rondo_safetensors_parse(&file, path, bytes, size, &error) == RONDO_OK, "%s",
-           error.message);
-    ((uint8_t *)(uintptr_t)rondo_safetensors_find(&file, name)->data)[100 * 64 + 63] = 0xff;
-    rondo_safetensors_close(&file);
-    scratch_write(path, bytes, size);
-    free(bytes);
-    model = rondo_model_open(directory, NULL, &error);
-    EXPECT(model && rondo_model_check_weights(model, NULL, NULL, &error) == RONDO_FAILED,
-           "NaN not found");
-    EXPECT(strstr(error.message, name) && strstr(error.message, "row 100, column 63") &&
-               strstr(error.message, "0xff"),
-           "%s", error.message);
-    rondo_model_close(model);
+    plant(path, "model.layers.2.mlp.experts.5.down_proj.weight_scale", 7 * 4, &not_a_number, 4);
+    expect_damage(directory, "down_proj.weight_scale:", "row 7, column 0", "got nan");
+    plant(path, "model.layers.2.mlp.experts.5.down_proj.weight_scale", 7 * 4, &one, 4);
+    plant(path, "model.layers.1.input_layernorm.weight", 5 * 2, "\x80\xff", 2);
+    expect_damage(directory, "model.layers.1.input_layernorm.weight:", "column 5", "got -inf");
+    plant(path, "model.layers.1.input_layernorm.weight", 5 * 2, "\x80\x3f", 2);
+    plant(path, name, 100 * 64 + 63, "\xff", 1);
+    expect_damage(directory, name, "row 100, column 63", "0xff");
 }
 
 /* Data at odd addresses, as no good writer leaves it: copied, with the same values. */
@@ -321,6 +370,7 @@ int main(void)
     test_index();
     test_find_nan();
     test_find_nan_end();
+    test_find_not_finite();
     test_nan();
     test_unaligned();
     test_dtypes();
