@@ -8,7 +8,8 @@
 /* One tensor of a checkpoint as its file has it; scales are tensors of their own here. */
 struct rondo_file_tensor {
     struct rondo_tensor_info info;
-    const void *data; /* in the mapping, info.size bytes, no alignment beyond the file's */
+    char dtype_name[16]; /* as the file spells it; "" where it is info.dtype's */
+    const void *data;    /* in the mapping, info.size bytes, no alignment beyond the file's */
 };
 
 struct rondo_model {

@@ -93,6 +93,11 @@ static int fail_shape(const struct rondo_tensor_info *info, int64_t rows, int64_
                       info->file, info->name, got, (long long)rows, (long long)columns);
 }
 
+static const char *dtype_of(const struct rondo_file_tensor *tensor)
+{
+    return tensor->dtype_name[0] ? tensor->dtype_name : rondo_dtype_name(tensor->info.dtype);
+}
+
 /* Finds the scales of an FP8 weight: NAME_scale_inv of blocks, or NAME_scale of rows. */
 static int find_scale(const struct rondo_model *model, const struct rondo_weight_entry *entry,
                       struct source *source, struct rondo_error *error)
@@ -116,9 +121,10 @@ static int find_scale(const struct rondo_model *model, const struct rondo_weight
                           "or %s_scale of rows)",
                           info->file, info->name, info->name, info->name);
     if (!is_floating(source->scale->info.dtype))
-        return rondo_fail(error, RONDO_FAILED, "%s: %s: scales of dtype %s (want f32, bf16 or f16)",
-                          source->scale->info.file, name,
-                          rondo_dtype_name(source->scale->info.dtype));
+        return rondo_fail(
+            error, RONDO_FAILED,
+            "%s: %s: dtype is not supported for scales (got %s, want f32, bf16 or f16)",
+            source->scale->info.file, name, dtype_of(source->scale));
     if (!has_shape(&source->scale->info, rows, columns, source->per_row))
         return fail_shape(&source->scale->info, rows, columns, error);
     return RONDO_OK;
@@ -140,8 +146,8 @@ static int find_source(const struct rondo_model *model, const struct rondo_weigh
         return find_scale(model, entry, source, error);
     if (!is_floating(info->dtype))
         return rondo_fail(
-            error, RONDO_FAILED, "%s: %s: dtype %s is not supported here (want f32, bf16%s)",
-            info->file, info->name, rondo_dtype_name(info->dtype),
+            error, RONDO_FAILED, "%s: %s: dtype is not supported here (got %s, want f32, bf16%s)",
+            info->file, info->name, dtype_of(source->data),
             vector || entry->kind == RONDO_WEIGHT_ROUTER || entry->kind == RONDO_WEIGHT_EMBEDDING
                 ? " or f16"
                 : ", f16 or f8_e4m3");
@@ -195,6 +201,7 @@ static int check_one(void *user, const struct rondo_weight_entry *entry, void *t
     if (status)
         return status;
     if (!source.data) {
+        rondo_log(RONDO_LOG_INFO, "%s: %s is missing", check->model->directory, entry->name);
         if (check->length + strlen(entry->name) + 3 < sizeof check->missing) {
             check->length += (size_t)snprintf(check->missing + check->length,
                                               sizeof check->missing - check->length, "%s%s",
@@ -225,6 +232,7 @@ static void log_extras(const struct rondo_model *model, const bool *used)
         const char *name = model->tensors[i].info.name;
         if (used[i] || is_known_extra(name))
             continue;
+        rondo_log(RONDO_LOG_INFO, "%s: %s is not used", model->directory, name);
         if (length + strlen(name) + 3 < sizeof names) {
             length += (size_t)snprintf(names + length, sizeof names - length, "%s%s",
                                        n_named ? ", " : "", name);
@@ -235,6 +243,18 @@ static void log_extras(const struct rondo_model *model, const bool *used)
     if (count)
         rondo_log(RONDO_LOG_WARNING, "%s: %zu tensor%s not used: %s%s", model->directory, count,
                   count == 1 ? " is" : "s are", names, n_named < count ? " ..." : "");
+}
+
+/* A line has room for some names only; messages about information have had them all. */
+static int fail_missing(const struct check *check)
+{
+    char more[64] = "";
+    if (check->n_named < check->n_missing)
+        snprintf(more, sizeof more, " and %zu more; --verbose lists them",
+                 check->n_missing - check->n_named);
+    return rondo_fail(check->error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s",
+                      check->model->directory, check->n_missing,
+                      check->n_missing == 1 ? " is" : "s are", check->missing, more);
 }
 
 int rondo_weights_check(const struct rondo_model *model, struct rondo_error *error)
@@ -251,10 +271,7 @@ int rondo_weights_check(const struct rondo_model *model, struct rondo_error *err
         check->used = used;
         status = rondo_weight_walk(&model->config, NULL, check_one, check);
         if (!status && check->n_missing)
-            status =
-                rondo_fail(error, RONDO_FAILED, "%s: %zu tensor%s missing: %s%s", model->directory,
-                           check->n_missing, check->n_missing == 1 ? " is" : "s are",
-                           check->missing, check->n_named < check->n_missing ? " ..." : "");
+            status = fail_missing(check);
         if (!status)
             log_extras(model, used);
     }

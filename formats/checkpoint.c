@@ -156,6 +156,7 @@ static struct rondo_file_tensor as_file_tensor(const struct rondo_safetensors_te
                                              .size = tensor->size,
                                              .file = file};
     memcpy(result.info.shape, tensor->shape, sizeof tensor->shape);
+    memcpy(result.dtype_name, tensor->dtype_name, sizeof result.dtype_name);
     return result;
 }
 

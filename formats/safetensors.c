@@ -4,6 +4,7 @@
 #include "formats/json.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,6 +119,7 @@ static int read_tensor(struct parse *parse, const cJSON *value, size_t index)
                           "%s: %s: dtype: wrong type (got %s, want a string)", path, tensor->name,
                           rondo_json_kind(dtype));
     tensor->dtype = RONDO_DTYPE_COUNT;
+    snprintf(tensor->dtype_name, sizeof tensor->dtype_name, "%s", dtype->valuestring);
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
         if (strcmp(dtype->valuestring, dtypes[i].name) == 0) {
             tensor->dtype = dtypes[i].dtype;

@@ -10,6 +10,7 @@
 struct rondo_safetensors_tensor {
     const char *name;
     enum rondo_dtype dtype; /* RONDO_DTYPE_COUNT: one this library has no name for */
+    char dtype_name[16];    /* as the file spells it, cut where it is longer */
     int n_dims;       /* at most 4; a tensor of an unnamed dtype is flattened when it has more */
     int64_t shape[4]; /* unused ones are 1 */
     uint64_t size;    /* bytes */

@@ -107,6 +107,25 @@ expect 0 info -m "$fixtures/models/fp8-block" --check
 prints "no weight is NaN"
 cp -r "$model" "$work/damaged"
 chmod -R u+w "$work/damaged"
+
+# More layers than there are tensors: the line names what has room, --verbose all.
+sed -i 's/"num_hidden_layers": [0-9]*/"num_hidden_layers": 9/' "$work/damaged/config.json"
+expect 1 info -m "$work/damaged"
+one_line
+missing=$(sed -n 's/.*: \([0-9]*\) tensors are missing: .*/\1/p' "$work/err")
+[ "${missing:-0}" -gt 100 ] || fail "$missing tensors are missing"
+says "--verbose lists them"
+expect 1 info -m "$work/damaged" --verbose
+[ "$(grep -c ' is missing$' "$work/err")" = "$missing" ] || fail "not all missing tensors are named"
+cp "$model/config.json" "$work/damaged/config.json"
+
+# Another dtype is named as the file spells it.
+sed 's/"BF16"/"FP16"/' "$model/model.safetensors" >"$work/damaged/model.safetensors"
+expect 1 info -m "$work/damaged"
+one_line
+says "got FP16, want"
+cp "$model/model.safetensors" "$work/damaged/model.safetensors"
+
 size=$(wc -c <"$work/damaged/model.safetensors")
 printf '\300\177' | dd of="$work/damaged/model.safetensors" bs=1 seek=$((size - 2)) conv=notrunc 2>/dev/null
 expect 1 info -m "$work/damaged" --check
