@@ -6,6 +6,7 @@
 #include "cli/input.h"
 #include "cli/terminal.h"
 #include "formats/file.h"
+#include "formats/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -409,13 +410,31 @@ static int run_prompt(struct runner *r, struct rondo_error *error)
 
 /* ---- chat -------------------------------------------------------------------------------------- */
 
+/* Messages are text: templates and the session's file of them hold nothing else. */
+static int check_message(const char *what, const char *text, size_t length,
+                         struct rondo_error *error)
+{
+    size_t valid = rondo_utf8_valid_length(text, length), end = strlen(text);
+    if (end < length && end <= valid)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: a message can not have a byte 0 (got one at byte %zu of %zu)", what,
+                          end, length);
+    if (valid < length)
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: not valid UTF-8 at byte %zu (got 0x%02x, want a text)", what, valid,
+                          (unsigned char)text[valid]);
+    return RONDO_OK;
+}
+
 /* Only the system message, if there is one. */
 static int reset_chat(struct runner *r, struct rondo_error *error)
 {
+    const char *system = r->options->system;
     cli_chat_clear(&r->chat);
-    if (!r->options->system)
+    if (!system)
         return RONDO_OK;
-    return cli_chat_add(&r->chat, "system", r->options->system, NULL, error);
+    int result = check_message("--system", system, strlen(system), error);
+    return result ? result : cli_chat_add(&r->chat, "system", system, NULL, error);
 }
 
 /* The ids of the whole conversation up to the answer to come. *thinking: it opens a <think> block. */
@@ -437,14 +456,16 @@ static int render(struct runner *r, int32_t **tokens, size_t *n, bool *thinking,
     return count < 0 ? (int)error->status : RONDO_OK;
 }
 
-/* Adds a message and the model's answer to it. On failure the message is taken back. */
-static int turn(struct runner *r, const char *message, struct rondo_error *error)
+/* Adds a message of `length` bytes and the model's answer to it. On failure the message is taken back. */
+static int turn(struct runner *r, const char *message, size_t length, struct rondo_error *error)
 {
     struct cli_generation *g = &r->generation;
     int32_t *tokens = NULL;
     size_t n = 0;
     bool thinking = false;
-    int result = cli_chat_add(&r->chat, "user", message, NULL, error);
+    int result = check_message("prompt", message, length, error);
+    if (!result)
+        result = cli_chat_add(&r->chat, "user", message, NULL, error);
     if (result)
         return result;
     result = render(r, &tokens, &n, &thinking, error);
@@ -528,11 +549,12 @@ static void chat_command(struct runner *r, char *line, bool *done)
         cli_report(&error);
 }
 
-/* One message: lines that end in a backslash go on. NULL at the end of the input. */
-static char *read_message(void)
+/* One message of *length bytes: lines that end in a backslash go on. NULL at the end of the input. */
+static char *read_message(size_t *length)
 {
     char *message = NULL, *line = NULL;
-    size_t capacity = 0, length = 0;
+    size_t capacity = 0;
+    *length = 0;
     bool more = true, terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
     while (more) {
         if (terminal)
@@ -545,12 +567,12 @@ static char *read_message(void)
         more = n && line[n - 1] == '\\';
         if (more)
             line[n - 1] = '\n';
-        char *grown = realloc(message, length + (size_t)n + 1);
+        char *grown = realloc(message, *length + (size_t)n + 1);
         if (!grown)
             break;
         message = grown;
-        memcpy(message + length, line, (size_t)n + 1);
-        length += (size_t)n;
+        memcpy(message + *length, line, (size_t)n + 1);
+        *length += (size_t)n;
     }
     free(line);
     return message;
@@ -561,7 +583,8 @@ static int converse(struct runner *r, struct rondo_error *error)
     bool done = false;
     while (!done) {
         cli_interrupt_catch();
-        char *message = read_message();
+        size_t length;
+        char *message = read_message(&length);
         if (!message || cli_interrupted()) {
             free(message);
             break;
@@ -569,7 +592,7 @@ static int converse(struct runner *r, struct rondo_error *error)
         struct rondo_error trouble = {0};
         if (message[0] == '/')
             chat_command(r, message, &done);
-        else if (message[0] && turn(r, message, &trouble)) {
+        else if (message[0] && turn(r, message, length, &trouble)) {
             /* Nothing goes on, or is saved over the session's file, after a start that failed half-way. */
             if (r->engine.context && !r->started) {
                 free(message);
@@ -591,15 +614,22 @@ static int run_chat(struct runner *r, struct rondo_error *error)
     const char *session = r->options->session;
     char *messages = session ? messages_path(session, error) : NULL;
     int result = reset_chat(r, error);
-    if (!result && messages && is_there(messages))
+    if (!result && messages && is_there(messages)) {
         result = load_chat(r, session, error);
+        const struct rondo_chat_message *first = r->chat.messages;
+        bool same = r->chat.n && !strcmp(first->role, "system") && r->options->system &&
+                    !strcmp(first->content, r->options->system);
+        if (!result && r->options->system && !same)
+            rondo_log(RONDO_LOG_WARNING,
+                      "%s: goes on with its own system message; --system is not used", messages);
+    }
     free(messages);
     if (!result && is_conversation(r->options)) {
         result = converse(r, error);
     } else if (!result) {
         size_t length;
         char *text = cli_read_text(r->options->file, &r->options->arguments, &length, error);
-        result = text ? turn(r, text, error) : (int)error->status;
+        result = text ? turn(r, text, length, error) : (int)error->status;
         free(text);
     }
     if (!result && session)

@@ -88,6 +88,26 @@ expect 0 run -m "$model" --chat 'And again' -n 12 --session "$work/s"
 [ "$(grep -c '"user"' "$work/s.json")" = 2 ] || fail "chat: the second message is not kept"
 grep -q ' (0 reused)' "$work/err" && fail "chat: nothing of the session was used"
 says "reused"
+cp "$work/s" "$work/kept"
+cp "$work/s.json" "$work/kept.json"
+printf 'caf\351' >"$work/latin1"
+printf 'a\000b' >"$work/zero"
+expect 1 run -m "$model" --chat -n 4 --session "$work/s" --file "$work/latin1"
+one_line
+says "not valid UTF-8 at byte 3 (got 0xe9"
+expect 1 run -m "$model" --chat -n 4 --session "$work/s" --file "$work/zero"
+one_line
+says "a byte 0 (got one at byte 1 of 3)"
+expect 1 run -m "$model" --chat -n 4 --system "$(cat "$work/latin1")" hello
+says "--system: not valid UTF-8"
+cmp -s "$work/s.json" "$work/kept.json" || fail "chat: a message that is no text changed the session"
+"$rondo" run -m "$model" --chat -i -n 4 <"$work/latin1" >"$work/out" 2>"$work/err" || fail "chat -i: code $?"
+says "prompt: not valid UTF-8"
+expect 0 run -m "$model" --chat 'x' -n 4 --session "$work/kept" --system 'Be brief.'
+says "kept.json: goes on with its own system message"
+expect 0 run -m "$model" --chat 'x' -n 4 --session "$work/new" --system 'Be brief.'
+expect 0 run -m "$model" --chat 'y' -n 4 --session "$work/new" --system 'Be brief.'
+grep -q warning "$work/err" && fail "chat: warned of a system message that is the same"
 expect 2 run -m "$model" --chat --ids hello
 
 # A conversation over stdin: commands, and the same answer after /reset and after /load.
