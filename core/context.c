@@ -321,6 +321,9 @@ int rondo_check_wanted(const struct rondo_context *context, const struct rondo_r
                        size_t index, struct rondo_error *error)
 {
     int32_t vocabulary = context->model->config.vocab_size;
+    if ((unsigned)item->logits > RONDO_LOGITS_ALL)
+        return rondo_fail(error, RONDO_USAGE, "item %zu: logits: unknown (got %d, want %d to %d)",
+                          index, (int)item->logits, RONDO_LOGITS_NONE, RONDO_LOGITS_ALL);
     if (item->logits != RONDO_LOGITS_NONE && item->n && !item->out && !item->best)
         return rondo_fail(error, RONDO_USAGE,
                           "item %zu: logits are asked for, and out and best are NULL", index);

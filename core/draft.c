@@ -64,6 +64,9 @@ static int check_path(const struct rondo_session *session, const int32_t *nodes,
 {
     if (n && !nodes)
         return rondo_fail(error, RONDO_USAGE, "accept: nodes: NULL (want %zu of them)", n);
+    if (n && !session->n_drafts)
+        return rondo_fail(error, RONDO_USAGE,
+                          "accept: the session has no drafts (got %zu nodes, want 0)", n);
     for (size_t i = 0; i < n; i++) {
         if (nodes[i] < 0 || nodes[i] >= session->n_drafts)
             return rondo_fail(error, RONDO_USAGE,

@@ -100,6 +100,7 @@ static void refuse_runs(struct lab *lab, struct rondo_context *context,
     REFUSED(RONDO_USAGE, run_one(context, session, many, 2, RONDO_LOGITS_ALL, NULL, &error));
     REFUSED(RONDO_USAGE, run_one(context, session, NULL, 2, RONDO_LOGITS_ALL, out, &error));
     REFUSED(RONDO_USAGE, run_one(context, NULL, many, 2, RONDO_LOGITS_ALL, out, &error));
+    REFUSED(RONDO_USAGE, run_one(context, session, many, 2, (enum rondo_logits)9, out, &error));
     REFUSED(RONDO_FAILED,
             run_one(context, session, many, LAB_CONTEXT - n + 1, RONDO_LOGITS_NONE, NULL, &error));
     REFUSED(RONDO_FAILED,
