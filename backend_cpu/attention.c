@@ -77,7 +77,7 @@ void rondo_product_staircase(const struct rondo_attention_kernels *kernels,
             part.n = n - done;
             kernels->product(&part);
             part.start = RONDO_START_KEEP;
-            part.ahead = NULL;
+            part.ahead = (struct rondo_ahead){0};
             done = n;
         }
     }

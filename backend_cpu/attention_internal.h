@@ -10,6 +10,13 @@
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
+/* Memory that is read soon, and what is read after it: asked for while something else is computed, the near one for
+ * the second time, because a processor drops requests when too many wait already. NULL: nothing. */
+struct rondo_ahead {
+    const void *near, *far;
+    int64_t size; /* bytes of each */
+};
+
 /* What the chains of a product begin with. */
 enum rondo_product_start {
     RONDO_START_ZERO,
@@ -28,17 +35,29 @@ struct rondo_product {
     int32_t rows, columns, n; /* columns: a multiple of 16 */
     enum rondo_product_start start;
     enum rondo_dtype b_dtype; /* f32 or bf16 */
-    const void *ahead;        /* memory of ahead_size bytes that is read soon, or NULL */
-    int64_t ahead_size;
+    struct rondo_ahead ahead;
+};
+
+/* x[r][j] = the dot product of row r of q and key j: from 0 on fma(q[r][d], key[j][d], x) for d = 0 .. head_dim-1.
+ * Keys are transposed a few channels at a time, while they are in the nearest cache: for few rows. */
+struct rondo_dots {
+    float *x;                /* [rows, n_keys rounded up to 16], rows x_stride apart; undefined from n_keys on */
+    const float *q;          /* [rows, head_dim] */
+    const void *keys;        /* [n_keys, head_dim] */
+    int64_t x_stride;        /* elements */
+    enum rondo_dtype dtype;  /* of the keys */
+    int32_t rows, n_keys;    /* n_keys: C at most */
+    int32_t head_dim;
+    struct rondo_ahead ahead;
 };
 
 /* Counts of channels are multiples of 16; arrays are f32 and need no alignment, dtypes are f32 or bf16. */
 struct rondo_attention_kernels {
     void (*product)(const struct rondo_product *product);
-    /* to [channels, C]: to[d][j] = rows[j][d] for j < n_rows; lanes j past n_rows are undefined. ahead
-     * as in a product. */
-    void (*transpose)(float *to, const void *rows, enum rondo_dtype dtype, int64_t row_stride,
-                      int32_t n_rows, int32_t channels, const void *ahead, int64_t ahead_size);
+    void (*dots)(const struct rondo_dots *dots);
+    /* to [channels, C]: to[d][j] = rows[j][d] for j < n_rows; lanes j past n_rows are undefined. */
+    void (*transpose)(float *to, const void *rows, enum rondo_dtype dtype, int32_t n_rows,
+                      int32_t channels);
     void (*widen)(float *to, const void *from, enum rondo_dtype dtype, int32_t n);
     /* out[i] = x[i] * factor, rounded to the dtype. */
     void (*scale)(void *out, enum rondo_dtype dtype, const float *x, float factor, int32_t n);

@@ -140,7 +140,10 @@ static void multiply_state(const struct task *task, float *out, const float *q, 
     for (int32_t d = 0; d < hd; d += step) {
         int32_t rows = hd - d < step ? hd - d : step;
         bool is_last = d + step >= hd;
-        const void *ahead = is_last ? next : state + (size_t)(d + step) * hd;
+        struct rondo_ahead ahead = {next, NULL, (int64_t)next_size};
+        if (!is_last)
+            ahead = (struct rondo_ahead){state + (size_t)(d + step) * hd, NULL,
+                                         (int64_t)((size_t)rows * hd * sizeof *state)};
         task->kernels->product(&(struct rondo_product){
             .c = out,
             .c_stride = task->op->out.row_stride,
@@ -153,8 +156,7 @@ static void multiply_state(const struct task *task, float *out, const float *q, 
             .columns = hd,
             .n = rows,
             .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
-            .ahead = ahead,
-            .ahead_size = (int64_t)(is_last ? next_size : (size_t)rows * hd * sizeof *state)});
+            .ahead = ahead});
     }
 }
 
@@ -192,14 +194,25 @@ static void chunk(const struct task *task, int32_t token, int32_t first, int32_t
     copy_rows(task, token, n, op->cache.tail_k, op->cache.tail_v, task->tail + (size_t)first * hd);
     float *out = load_queries(task, token, n);
     multiply_state(task, out, s->q, task->state, n, asks_ahead ? k : NULL, tail_size);
-    kernels->transpose(s->fold.keys, k, dtype, hd, end, hd, asks_ahead ? v : NULL,
-                       (int64_t)tail_size);
+    if (asks_ahead)
+        kernels->dots(&(struct rondo_dots){.x = s->w,
+                                           .x_stride = RONDO_CHUNK,
+                                           .q = s->q,
+                                           .keys = k,
+                                           .dtype = dtype,
+                                           .rows = n,
+                                           .n_keys = end,
+                                           .head_dim = hd,
+                                           .ahead = {v, NULL, (int64_t)tail_size}});
+    if (!asks_ahead || end == RONDO_CHUNK)
+        kernels->transpose(s->fold.keys, k, dtype, end, hd);
+    if (!asks_ahead)
+        multiply_keys(task, s->w, RONDO_CHUNK, n, end);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, end * hd);
         v = s->values;
         v_dtype = RONDO_F32;
     }
-    multiply_keys(task, s->w, RONDO_CHUNK, n, end);
     for (int32_t r = 0; r < n; r++) {
         limit[r] = first + r + 1;
         kernels->multiply(s->w + r * RONDO_CHUNK, s->w + r * RONDO_CHUNK,
@@ -216,9 +229,10 @@ static void chunk(const struct task *task, int32_t token, int32_t first, int32_t
                                    .columns = hd,
                                    .start = RONDO_START_SCALE,
                                    .scale = s->fold.decay_power + first + 1,
-                                   .scale_step = 1,
-                                   .ahead = asks_ahead ? task->next_state : NULL,
-                                   .ahead_size = STATE_ROWS * (int64_t)hd * (int64_t)sizeof(float)};
+                                   .scale_step = 1};
+    if (asks_ahead)
+        values.ahead = (struct rondo_ahead){task->next_state, NULL,
+                                            STATE_ROWS * (int64_t)hd * (int64_t)sizeof(float)};
     rondo_product_staircase(kernels, &values, limit, 1);
     for (int32_t r = 0; r < n; r++) {
         float *row = out + r * op->out.row_stride;
@@ -299,7 +313,7 @@ static void fold_path(const struct task *task, int32_t gate)
     for (int32_t position = task->sequence->start / RONDO_CHUNK * RONDO_CHUNK; position < end;
          position += RONDO_CHUNK) {
         gather_path(task, gate, position, RONDO_CHUNK, true);
-        task->kernels->transpose(s->fold.keys, s->k, dtype, hd, RONDO_CHUNK, hd, NULL, 0);
+        task->kernels->transpose(s->fold.keys, s->k, dtype, RONDO_CHUNK, hd);
         rondo_linear_fold(&s->fold, s->state, s->v, dtype);
     }
 }
@@ -313,14 +327,14 @@ static void draft_scores(const struct task *task, int32_t n, int32_t n_tail)
     if (n_tail > 0) {
         task->kernels->transpose(s->fold.keys,
                                  rondo_element(cache->tail_k, cache->dtype, task->tail),
-                                 cache->dtype, hd, n_tail, hd, NULL, 0);
+                                 cache->dtype, n_tail, hd);
         multiply_keys(task, s->w, RONDO_CHUNK, n, n_tail);
     }
     for (int32_t first = 0; first < n; first += RONDO_CHUNK) {
         int32_t n_keys = n - first < RONDO_CHUNK ? n - first : RONDO_CHUNK;
         const void *k =
             rondo_element(cache->draft_k, cache->dtype, task->draft + (size_t)first * hd);
-        task->kernels->transpose(s->fold.keys, k, cache->dtype, hd, n_keys, hd, NULL, 0);
+        task->kernels->transpose(s->fold.keys, k, cache->dtype, n_keys, hd);
         multiply_keys(task, s->w_draft + first, rounded(n), n, n_keys);
     }
 }
@@ -488,8 +502,7 @@ static void accept_head(const struct rondo_op_accept *op, const struct scratch *
         memcpy(rondo_element(k, dtype, row * hd), rondo_element(cache->draft_k, dtype, from), size);
         memcpy(rondo_element(v, dtype, row * hd), rondo_element(cache->draft_v, dtype, from), size);
         if (row == RONDO_CHUNK - 1) {
-            s->fold.kernels->transpose(s->fold.keys, k, dtype, op->head_dim, RONDO_CHUNK,
-                                       op->head_dim, NULL, 0);
+            s->fold.kernels->transpose(s->fold.keys, k, dtype, RONDO_CHUNK, op->head_dim);
             rondo_linear_fold(&s->fold, state, v, dtype);
         }
     }

@@ -9,8 +9,6 @@
 #define WIDEN_ROWS 24
 /* Up to this many rows a task waits for memory, and asks for it ahead. */
 #define AHEAD_ROWS 16
-/* Channels of keys that such a task transposes at a time. */
-#define KEY_CHANNELS 32
 /* Tokens whose segments can be computed apart from each other, see the workspace. */
 #define SPLIT_TOKENS 32
 
@@ -52,12 +50,19 @@ struct job {
     size_t scratch_size;
 };
 
+/* Rows of keys and values in a page; NULL: none. */
+struct page_rows {
+    const char *k, *v;
+};
+
 struct task {
     const struct job *job;
     const struct rondo_op_softmax_attention *op;
     const struct rondo_batch_sequence *sequence;
     const int32_t *pages;
     int32_t kv_head, first, n; /* tokens first .. first + n - 1 of the sequence */
+    int32_t end;               /* the task reads no page from this position on */
+    struct page_rows after;    /* what the thread's next task reads first */
     struct scratch scratch;
 };
 
@@ -121,47 +126,44 @@ size_t rondo_softmax_attention_workspace(const struct rondo_limits *limits, int 
 struct keys {
     const void *k, *v;              /* [n, hd] act */
     const float *k_scale, *v_scale; /* [C], NULL: none */
-    const void *k_ahead,
-        *v_ahead;      /* to be asked for while keys, or values, are multiplied; or NULL */
-    size_t ahead_size; /* bytes of each */
+    struct rondo_ahead k_ahead, v_ahead; /* asked for while keys, or values, are multiplied */
     int32_t n;
     bool is_first; /* of its segment */
 };
 
-/* x [n, C] = dot products of the n query rows from row `first` on with the keys of a block. For few rows, a few
- * channels are transposed at a time: they are still in the nearest cache when they are multiplied. */
+/* x [n, C] = dot products of the n query rows from row `first` on with the keys of a block. */
 static void multiply_keys(const struct task *task, const struct keys *keys, int32_t first,
-                          int32_t n, float *x, const char *ahead)
+                          int32_t n, float *x)
 {
-    enum rondo_dtype dtype = task->op->k.dtype;
     const struct rondo_op_softmax_attention *op = task->op;
     const struct rondo_attention_kernels *kernels = task->job->kernels;
     const struct scratch *s = &task->scratch;
-    int32_t hd = op->head_dim, columns = (keys->n + 15) & ~15;
-    size_t size = rondo_dtype_size(dtype);
-    int32_t step = n <= AHEAD_ROWS ? KEY_CHANNELS : hd;
-    for (int32_t d = 0; d < hd; d += step) {
-        int32_t channels = hd - d < step ? hd - d : step;
-        size_t half = keys->ahead_size * (size_t)channels / (size_t)hd / 2;
-        kernels->transpose(s->keys, (const char *)keys->k + (size_t)d * size, dtype, hd, keys->n,
-                           channels, ahead, (int64_t)half);
-        kernels->product(
-            &(struct rondo_product){.c = x,
-                                    .c_stride = RONDO_CHUNK,
-                                    .a = s->q + (size_t)first * hd + d,
-                                    .a_stride = hd,
-                                    .b = s->keys,
-                                    .b_stride = RONDO_CHUNK,
-                                    .b_dtype = RONDO_F32,
-                                    .rows = n,
-                                    .columns = columns,
-                                    .n = channels,
-                                    .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
-                                    .ahead = ahead ? ahead + half : NULL,
-                                    .ahead_size = (int64_t)half});
-        if (ahead)
-            ahead += 2 * half;
+    int32_t hd = op->head_dim;
+    const float *q = s->q + (size_t)first * hd;
+    if (n <= AHEAD_ROWS) {
+        kernels->dots(&(struct rondo_dots){.x = x,
+                                           .x_stride = RONDO_CHUNK,
+                                           .q = q,
+                                           .keys = keys->k,
+                                           .dtype = op->k.dtype,
+                                           .rows = n,
+                                           .n_keys = keys->n,
+                                           .head_dim = hd,
+                                           .ahead = keys->k_ahead});
+        return;
     }
+    kernels->transpose(s->keys, keys->k, op->k.dtype, keys->n, hd);
+    kernels->product(&(struct rondo_product){.c = x,
+                                             .c_stride = RONDO_CHUNK,
+                                             .a = q,
+                                             .a_stride = hd,
+                                             .b = s->keys,
+                                             .b_stride = RONDO_CHUNK,
+                                             .b_dtype = RONDO_F32,
+                                             .rows = n,
+                                             .columns = (keys->n + 15) & ~15,
+                                             .n = hd,
+                                             .start = RONDO_START_ZERO});
 }
 
 /* Rows first .. first + n - 1 take the block in: o, ml are their running results. limit: per token. */
@@ -175,9 +177,8 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
     int32_t hd = op->head_dim, group = task->job->group, columns = (keys->n + 15) & ~15;
     const void *v = keys->v;
     float *x = s->x + (size_t)first * RONDO_CHUNK;
-    bool asks_ahead = n <= AHEAD_ROWS;
 
-    multiply_keys(task, keys, first, n, x, asks_ahead ? keys->k_ahead : NULL);
+    multiply_keys(task, keys, first, n, x);
     if (dtype != RONDO_F32 && n >= WIDEN_ROWS) {
         kernels->widen(s->values, v, dtype, keys->n * hd);
         v = s->values;
@@ -203,9 +204,9 @@ static void add_keys(const struct task *task, const struct keys *keys, int32_t f
                                    .columns = hd,
                                    .start = keys->is_first ? RONDO_START_ZERO : RONDO_START_SCALE,
                                    .scale = s->factor,
-                                   .scale_step = 1,
-                                   .ahead = asks_ahead ? keys->v_ahead : NULL,
-                                   .ahead_size = (int64_t)keys->ahead_size};
+                                   .scale_step = 1};
+    if (n <= AHEAD_ROWS)
+        values.ahead = keys->v_ahead;
     rondo_product_staircase(kernels, &values, limit, group);
 }
 
@@ -260,35 +261,32 @@ static struct keys gathered_keys(const struct task *task, int32_t block, int32_t
     return keys;
 }
 
-/* Rows of one page from its first on. Values are asked for while keys are multiplied, the next keys while values
- * are; codes, which are read before that, a block ahead. */
+/* Rows of one page from its first on. Values, and then the next keys, are asked for while keys are multiplied, the
+ * next keys and then the next values while values are; codes, which are read before that, a block ahead. */
 static struct keys page_keys(const struct task *task, int32_t block, int32_t n)
 {
     const struct rondo_kv_cache *cache = &task->op->cache;
-    int32_t known =
-        task->sequence->start + (task->sequence->is_draft ? 0 : task->sequence->n_tokens);
-    bool has_next = block + RONDO_CHUNK < known, is_codes = cache->dtype == RONDO_F8_E4M3;
     struct rondo_kv_block k = page_block(task, cache->k, block),
-                          v = page_block(task, cache->v, block), next_k = k, next_v = v;
-    if (has_next) {
-        next_k = page_block(task, cache->k, block + RONDO_CHUNK);
-        next_v = page_block(task, cache->v, block + RONDO_CHUNK);
-    }
+                          v = page_block(task, cache->v, block);
+    struct page_rows next = task->after;
+    if (block + RONDO_CHUNK < task->end)
+        next = (struct page_rows){page_block(task, cache->k, block + RONDO_CHUNK).rows,
+                                  page_block(task, cache->v, block + RONDO_CHUNK).rows};
+    int64_t size = RONDO_CHUNK * (int64_t)task->op->head_dim * (int64_t)rondo_dtype_size(cache->dtype);
     struct keys keys;
-    if (is_codes) {
+    if (cache->dtype == RONDO_F8_E4M3) {
         gather_rows(task, &k, &v, 0, n, 0);
         keys = gathered_keys(task, block, n);
-        keys.k_ahead = has_next ? next_k.rows : NULL;
-        keys.v_ahead = has_next ? next_v.rows : NULL;
+        keys.k_ahead = (struct rondo_ahead){next.k, NULL, size};
+        keys.v_ahead = (struct rondo_ahead){next.v, NULL, size};
     } else {
         keys = (struct keys){.k = k.rows,
                              .v = v.rows,
-                             .k_ahead = v.rows,
-                             .v_ahead = has_next ? next_k.rows : NULL,
+                             .k_ahead = {v.rows, next.k, size},
+                             .v_ahead = {next.k, next.v, size},
                              .n = n,
                              .is_first = block % RONDO_SEGMENT == 0};
     }
-    keys.ahead_size = RONDO_CHUNK * (size_t)task->op->head_dim * rondo_dtype_size(cache->dtype);
     return keys;
 }
 
@@ -428,15 +426,16 @@ static int64_t partial_row(const struct job *job, const struct entry *entry, int
            (((int64_t)segment * job->op->kv_heads + kv_head) * n_tokens + token) * job->group;
 }
 
-/* Task `index` of the entry. Blocks go from the last to the first: the longest tasks begin first. */
-static void run_task(struct task *task, const struct entry *entry, int64_t index)
+/* Makes `task` task `index` of the entry and returns its segment, or -1: all. Blocks go from the last to the first: the
+ * longest tasks begin first. */
+static int32_t select_task(struct task *task, const struct entry *entry, int64_t index)
 {
     const struct job *job = task->job;
     const struct rondo_op_softmax_attention *op = task->op;
     bool is_split = entry->first_row >= 0;
-    int32_t segment = is_split ? (int32_t)(index % entry->segments) : 0;
+    int32_t segment = is_split ? (int32_t)(index % entry->segments) : -1;
     int64_t rest = is_split ? index / entry->segments : index;
-    int32_t block = entry->blocks - 1 - (int32_t)(rest / op->kv_heads), end = 0;
+    int32_t block = entry->blocks - 1 - (int32_t)(rest / op->kv_heads);
     task->sequence = &op->batch->sequences[entry->sequence];
     task->pages = op->batch->page_table + (size_t)entry->sequence * op->batch->page_stride;
     task->kv_head = (int32_t)(rest % op->kv_heads);
@@ -444,12 +443,35 @@ static void run_task(struct task *task, const struct entry *entry, int64_t index
     task->n = task->sequence->n_tokens - task->first;
     if (task->n > job->block_tokens)
         task->n = job->block_tokens;
+    task->end = task->sequence->start + (task->sequence->is_draft ? 0 : task->sequence->n_tokens);
+    if (is_split && task->end > (segment + 1) * RONDO_SEGMENT)
+        task->end = (segment + 1) * RONDO_SEGMENT;
+    return segment;
+}
+
+/* What task `index` of the entry reads first. */
+static struct page_rows first_rows(const struct job *job, const struct entry *entry, int64_t index)
+{
+    const struct rondo_kv_cache *cache = &job->op->cache;
+    struct task task = {.job = job, .op = job->op};
+    int32_t segment = select_task(&task, entry, index);
+    int32_t block = segment > 0 ? segment * RONDO_SEGMENT : 0;
+    if (block >= task.end)
+        return (struct page_rows){NULL, NULL};
+    return (struct page_rows){page_block(&task, cache->k, block).rows,
+                              page_block(&task, cache->v, block).rows};
+}
+
+static void run_task(struct task *task, const struct entry *entry, int64_t index)
+{
+    const struct job *job = task->job;
+    int32_t segment = select_task(task, entry, index), end = 0;
     load_queries(task);
     for (int32_t t = 0; t < task->n; t++)
         end = task->scratch.position[t] >= end ? task->scratch.position[t] + 1 : end;
-    if (is_split) {
+    if (segment >= 0) {
         int64_t row = partial_row(job, entry, segment, task->kv_head, task->first);
-        run_segment(task, segment, end, job->partial + row * op->head_dim,
+        run_segment(task, segment, end, job->partial + row * task->op->head_dim,
                     job->partial_ml + 2 * row);
     } else {
         run_all_segments(task, end);
@@ -474,6 +496,14 @@ static void merge_token(const struct job *job, const struct entry *entry, int32_
     }
 }
 
+/* The entry of a task, from an entry on. */
+static const struct entry *entry_of(const struct entry *entry, int64_t task)
+{
+    while (task >= entry->first_task + entry->n_tasks)
+        entry++;
+    return entry;
+}
+
 static void run(void *user, int thread, int threads)
 {
     const struct job *job = user;
@@ -493,10 +523,16 @@ static void run(void *user, int thread, int threads)
 
     struct task task = {.job = job, .op = op};
     lay_out(&task.scratch, job->scratch + thread * job->scratch_size, op->head_dim, job->group);
-    const struct entry *entry = job->entries;
-    for (int64_t i = rondo_pool_next(pool); i < job->n_tasks; i = rondo_pool_next(pool)) {
-        while (i >= entry->first_task + entry->n_tasks)
-            entry++;
+    /* A task is claimed before the one ahead of it is run, so that its first rows can be asked for. */
+    const struct entry *entry = job->entries, *later;
+    for (int64_t i = rondo_pool_next(pool), next; i < job->n_tasks; i = next) {
+        entry = entry_of(entry, i);
+        next = rondo_pool_next(pool);
+        task.after = (struct page_rows){NULL, NULL};
+        if (next < job->n_tasks) {
+            later = entry_of(entry, next);
+            task.after = first_rows(job, later, next - later->first_task);
+        }
         run_task(&task, entry, i - entry->first_task);
     }
     if (job->n_split_rows == 0)

@@ -22,7 +22,7 @@
 #define v_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define u_zero() vdupq_n_u32(0)
 #define u_load(p) vreinterpretq_u32_u8(vld1q_u8((const uint8_t *)(p)))
-#define u_float(x) vreinterpretq_f32_u32(x)
+#define u_store(p, x) vst1q_u8((uint8_t *)(p), vreinterpretq_u8_u32(x))
 #define u_even(x) vreinterpretq_f32_u32(vshlq_n_u32(x, 16))
 #define u_odd(x) vreinterpretq_f32_u32(vandq_u32(x, vdupq_n_u32(0xffff0000)))
 

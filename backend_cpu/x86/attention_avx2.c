@@ -22,7 +22,7 @@
 #define v_load_e4m3(p) rondo_e4m3_to_f32_avx2(_mm_loadl_epi64((const __m128i *)(p)))
 #define u_zero() _mm256_setzero_si256()
 #define u_load(p) _mm256_loadu_si256((const __m256i *)(p))
-#define u_float(x) _mm256_castsi256_ps(x)
+#define u_store(p, x) _mm256_storeu_si256((__m256i *)(p), x)
 #define u_even(x) _mm256_castsi256_ps(_mm256_slli_epi32(x, 16))
 #define u_odd(x) _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000)))
 

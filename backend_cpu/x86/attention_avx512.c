@@ -24,7 +24,7 @@
 #define u_zero() _mm512_setzero_si512()
 #define u_load(p) _mm512_loadu_si512(p)
 #define u_load_half(p) _mm512_maskz_loadu_epi32(0xff, p)
-#define u_float(x) _mm512_castsi512_ps(x)
+#define u_store(p, x) _mm512_storeu_si512(p, x)
 #define u_even(x) _mm512_castsi512_ps(_mm512_slli_epi32(x, 16))
 #define u_odd(x) _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)))
 
