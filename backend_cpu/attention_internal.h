@@ -41,12 +41,12 @@ struct rondo_product {
 /* x[r][j] = the dot product of row r of q and key j: from 0 on fma(q[r][d], key[j][d], x) for d = 0 .. head_dim-1.
  * Keys are transposed a few channels at a time, while they are in the nearest cache: for few rows. */
 struct rondo_dots {
-    float *x;                /* [rows, n_keys rounded up to 16], rows x_stride apart; undefined from n_keys on */
-    const float *q;          /* [rows, head_dim] */
-    const void *keys;        /* [n_keys, head_dim] */
-    int64_t x_stride;        /* elements */
-    enum rondo_dtype dtype;  /* of the keys */
-    int32_t rows, n_keys;    /* n_keys: C at most */
+    float *x; /* [rows, n_keys rounded up to 16], rows x_stride apart; undefined from n_keys on */
+    const float *q;         /* [rows, head_dim] */
+    const void *keys;       /* [n_keys, head_dim] */
+    int64_t x_stride;       /* elements */
+    enum rondo_dtype dtype; /* of the keys */
+    int32_t rows, n_keys;   /* n_keys: C at most */
     int32_t head_dim;
     struct rondo_ahead ahead;
 };

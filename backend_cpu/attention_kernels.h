@@ -7,6 +7,7 @@
  *   TILE_VECTORS     columns of a product's register tile, in vectors; divides 16 / VW or is a multiple of it
  *   v_zero v_set1 v_load v_store v_add v_sub v_mul v_max v_fma(a, b, c) = a * b + c
  *   v_load_bf16(const uint16_t *), v_store_bf16(uint16_t *, V), v_load_e4m3(const uint8_t *), v_exp, v_maximum(V) -> float
+ *   v_decode_bf16(uint16_t *, const uint8_t *): the bf16 of 2 VW codes
  *   v_tree(const V lanes[16 / VW]) -> float: rondo_sum_tree16
  *   v_split(V *x, V *y): of the 2 VW floats x, y, x gets the even ones and y the odd ones; v_join: and back
  *   u_zero, u_load(const void *), u_store(void *, U), u_load_half (VW / 2 dwords, rest zero; VW 16 only), u_even(U), u_odd(U): the low
@@ -357,7 +358,11 @@ static void widen(float *to, const void *from, enum rondo_dtype dtype, int32_t n
 
 static void decode(void *to, enum rondo_dtype dtype, const uint8_t *codes, int32_t n)
 {
-    for (int32_t i = 0; i < n; i += VW) {
+    int32_t i = 0;
+    if (dtype == RONDO_BF16)
+        for (; i + 2 * VW <= n; i += 2 * VW)
+            v_decode_bf16((uint16_t *)to + i, codes + i);
+    for (; i < n; i += VW) {
         V x = v_load_e4m3(codes + i);
         if (dtype == RONDO_BF16)
             v_store_bf16((uint16_t *)to + i, x);
@@ -418,5 +423,5 @@ static float softmax(float *x, int32_t n, float factor, bool is_first, float *m,
     return f;
 }
 
-const struct rondo_attention_kernels KERNELS = {
-    product, dots, transpose, widen, scale, multiply, merge, decode, softmax};
+const struct rondo_attention_kernels KERNELS = {product,  dots,  transpose, widen,  scale,
+                                                multiply, merge, decode,    softmax};

@@ -144,19 +144,19 @@ static void multiply_state(const struct task *task, float *out, const float *q, 
         if (!is_last)
             ahead = (struct rondo_ahead){state + (size_t)(d + step) * hd, NULL,
                                          (int64_t)((size_t)rows * hd * sizeof *state)};
-        task->kernels->product(&(struct rondo_product){
-            .c = out,
-            .c_stride = task->op->out.row_stride,
-            .a = q + d,
-            .a_stride = hd,
-            .b = state + (size_t)d * hd,
-            .b_stride = hd,
-            .b_dtype = RONDO_F32,
-            .rows = n,
-            .columns = hd,
-            .n = rows,
-            .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
-            .ahead = ahead});
+        task->kernels->product(
+            &(struct rondo_product){.c = out,
+                                    .c_stride = task->op->out.row_stride,
+                                    .a = q + d,
+                                    .a_stride = hd,
+                                    .b = state + (size_t)d * hd,
+                                    .b_stride = hd,
+                                    .b_dtype = RONDO_F32,
+                                    .rows = n,
+                                    .columns = hd,
+                                    .n = rows,
+                                    .start = d == 0 ? RONDO_START_ZERO : RONDO_START_KEEP,
+                                    .ahead = ahead});
     }
 }
 

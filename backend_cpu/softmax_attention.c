@@ -124,8 +124,8 @@ size_t rondo_softmax_attention_workspace(const struct rondo_limits *limits, int 
 
 /* The rows of one C-block, side by side. */
 struct keys {
-    const void *k, *v;              /* [n, hd] act */
-    const float *k_scale, *v_scale; /* [C], NULL: none */
+    const void *k, *v;                   /* [n, hd] act */
+    const float *k_scale, *v_scale;      /* [C], NULL: none */
     struct rondo_ahead k_ahead, v_ahead; /* asked for while keys, or values, are multiplied */
     int32_t n;
     bool is_first; /* of its segment */
@@ -272,7 +272,8 @@ static struct keys page_keys(const struct task *task, int32_t block, int32_t n)
     if (block + RONDO_CHUNK < task->end)
         next = (struct page_rows){page_block(task, cache->k, block + RONDO_CHUNK).rows,
                                   page_block(task, cache->v, block + RONDO_CHUNK).rows};
-    int64_t size = RONDO_CHUNK * (int64_t)task->op->head_dim * (int64_t)rondo_dtype_size(cache->dtype);
+    int64_t size =
+        RONDO_CHUNK * (int64_t)task->op->head_dim * (int64_t)rondo_dtype_size(cache->dtype);
     struct keys keys;
     if (cache->dtype == RONDO_F8_E4M3) {
         gather_rows(task, &k, &v, 0, n, 0);

@@ -89,6 +89,12 @@ static inline void v_store_bf16(uint16_t *p, float32x4_t x)
     vst1_u16(p, vmovn_u32(y));
 }
 
+static inline void v_decode_bf16(uint16_t *to, const uint8_t *codes)
+{
+    v_store_bf16(to, v_load_e4m3(codes));
+    v_store_bf16(to + 4, v_load_e4m3(codes + 4));
+}
+
 /* rondo_sum_tree16 */
 static inline float v_tree(const float32x4_t lanes[4])
 {

@@ -61,6 +61,28 @@ static inline void v_store_bf16(uint16_t *p, __m256 x)
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(y));
 }
 
+/* Codes below 8 stand for multiples of 2^-9, the others for their bits with another bias. */
+static inline void v_decode_bf16(uint16_t *to, const uint8_t *codes)
+{
+    /* Bytes [magnitude] of the small ones; a set high bit in the index gives 0. */
+    const __m256i low =
+        _mm256_broadcastsi128_si256(_mm_setr_epi32((int)0xc0800000, 0x60402000, 0, 0));
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_setr_epi32(0x3b3b3b00, 0x3c3c3c3c, 0, 0));
+    const __m256i upper = _mm256_set1_epi16((short)0xff00);
+    __m256i code = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)codes));
+    __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi16(0x7f));
+    __m256i sign = _mm256_slli_epi16(_mm256_xor_si256(code, magnitude), 8);
+    __m256i bits = _mm256_add_epi16(_mm256_slli_epi16(magnitude, 4), _mm256_set1_epi16(120 << 7));
+    __m256i is_small = _mm256_cmpgt_epi16(_mm256_set1_epi16(8), magnitude);
+    __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+    __m256i index = _mm256_or_si256(magnitude, upper);
+    __m256i small = _mm256_or_si256(_mm256_shuffle_epi8(low, index),
+                                    _mm256_slli_epi16(_mm256_shuffle_epi8(high, index), 8));
+    bits = _mm256_blendv_epi8(bits, small, is_small);
+    bits = _mm256_blendv_epi8(bits, _mm256_set1_epi16(0x7fc0), is_nan);
+    _mm256_storeu_si256((__m256i *)to, _mm256_or_si256(bits, sign));
+}
+
 static inline float v_maximum(__m256 x)
 {
     __m128 a = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

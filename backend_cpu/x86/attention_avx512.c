@@ -63,6 +63,22 @@ static inline void v_store_bf16(uint16_t *p, __m512 x)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(y));
 }
 
+/* Codes below 8 stand for multiples of 2^-9, the others for their bits with another bias. */
+static inline void v_decode_bf16(uint16_t *to, const uint8_t *codes)
+{
+    const __m512i small = _mm512_castsi128_si512(_mm_setr_epi16(
+        0, 0x3b00, 0x3b80, 0x3bc0, 0x3c00, 0x3c20, 0x3c40, 0x3c60)); /* [magnitude] */
+    __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)codes));
+    __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi16(0x7f));
+    __m512i sign = _mm512_slli_epi16(_mm512_xor_si512(code, magnitude), 8);
+    __m512i bits = _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16(120 << 7));
+    __mmask32 is_small = _mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(8));
+    __mmask32 is_nan = _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f));
+    bits = _mm512_mask_permutexvar_epi16(bits, is_small, magnitude, small);
+    bits = _mm512_mask_mov_epi16(bits, is_nan, _mm512_set1_epi16(0x7fc0));
+    _mm512_storeu_si512(to, _mm512_or_si512(bits, sign));
+}
+
 /* rondo_sum_tree16 */
 static inline float v_tree(const __m512 lanes[1])
 {
