@@ -481,7 +481,7 @@ static int start(struct bench *b, struct rondo_error *error)
     int64_t room = largest(&options->depth) + (longest > 2 ? longest : 2);
     b->n_sessions = options->decode ? (size_t)largest(&options->batch) : 1;
     int result = cli_check_length("--depth with the longest test", (size_t)room,
-                                  config->max_position_embeddings, error);
+                                  config->max_position_embeddings, CLI_HINT_LIMIT, error);
     if (result)
         return result;
     struct rondo_context_options settings = {

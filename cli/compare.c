@@ -297,7 +297,8 @@ static int compare_sides(const struct compare_options *options, const struct sid
         result = rondo_fail(error, RONDO_USAGE, "--layer: got %" PRId64 ", want 0..%d",
                             options->layer, config->num_hidden_layers - 1);
     if (!result)
-        result = cli_check_length("input", c->n, config->max_position_embeddings, error);
+        result =
+            cli_check_length("input", c->n, config->max_position_embeddings, CLI_HINT_LIMIT, error);
     struct rondo_context_options settings = {
         .mode = a->mode,
         .kv = a->kv,

@@ -246,13 +246,14 @@ void cli_engine_close(struct cli_engine *engine)
     memset(engine, 0, sizeof *engine);
 }
 
-int cli_check_length(const char *what, size_t n, int64_t max_context, struct rondo_error *error)
+int cli_check_length(const char *what, size_t n, int64_t max_context, const char *hint,
+                     struct rondo_error *error)
 {
     if (n <= (uint64_t)max_context)
         return RONDO_OK;
     return rondo_fail(error, RONDO_FAILED,
-                      "%s: longer than the context (got %zu tokens, want at most %lld); see --ctx",
-                      what, n, (long long)max_context);
+                      "%s: longer than the context (got %zu tokens, want at most %lld); %s", what,
+                      n, (long long)max_context, hint);
 }
 
 /* ---- feeding ---------------------------------------------------------------------------------- */

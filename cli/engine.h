@@ -72,8 +72,12 @@ int cli_engine_weights(struct cli_engine *engine, const struct cli_weight_option
                        struct rondo_error *error);
 void cli_engine_close(struct cli_engine *engine);
 
-/* Fails when `n` tokens do not fit a context of max_context, naming both numbers. */
-int cli_check_length(const char *what, size_t n, int64_t max_context, struct rondo_error *error);
+/* Fails when `n` tokens do not fit a context of max_context, naming both numbers and `hint`: what would help. */
+int cli_check_length(const char *what, size_t n, int64_t max_context, const char *hint,
+                     struct rondo_error *error);
+
+/* The hint where the context is the model's limit. */
+#define CLI_HINT_LIMIT "that is the model's limit, --yarn extends it"
 
 /* ---- feeding ---------------------------------------------------------------------------------- */
 

@@ -217,7 +217,8 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
 {
     const struct rondo_config *config = rondo_model_config(e->engine.model);
     size_t n = (size_t)e->options->batch < e->suite.n ? (size_t)e->options->batch : e->suite.n;
-    int result = cli_check_length("suite", (size_t)longest, config->max_position_embeddings, error);
+    int result = cli_check_length("suite", (size_t)longest, config->max_position_embeddings,
+                                  CLI_HINT_LIMIT, error);
     struct rondo_context_options settings = {
         .mode = (enum rondo_mode)e->options->device.mode,
         .kv = (enum rondo_kv)e->options->device.kv,

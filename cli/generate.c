@@ -237,8 +237,9 @@ int cli_generate(struct cli_generation *g, struct rondo_error *error)
     memset(&g->stream, 0, sizeof g->stream);
     int result = append_text(g, "", 0, error);
     if (!result)
-        result = cli_check_length("prompt", g->n_tokens,
-                                  rondo_context_settings(g->context)->max_context, error);
+        result =
+            cli_check_length("prompt", g->n_tokens, rondo_context_settings(g->context)->max_context,
+                             "see --ctx", error);
     if (result)
         return result;
     double start = cli_time();

@@ -173,7 +173,7 @@ static int start(const struct logits_options *options, struct cli_engine *engine
                  size_t n_nodes, struct rondo_error *error)
 {
     int32_t limit = rondo_model_config(engine->model)->max_position_embeddings;
-    int result = cli_check_length("input", n + n_nodes, limit, error);
+    int result = cli_check_length("input", n + n_nodes, limit, CLI_HINT_LIMIT, error);
     if (result)
         return result;
     struct rondo_context_options settings = {

@@ -134,9 +134,9 @@ static int measure(const struct perplexity_options *options, struct cli_engine *
     if (n < 2)
         result = rondo_fail(error, RONDO_FAILED, "input: too short (got 1 token, want at least 2)");
     if (!result)
-        result =
-            cli_check_length("--ctx", (size_t)options->ctx,
-                             rondo_model_config(engine->model)->max_position_embeddings, error);
+        result = cli_check_length("--ctx", (size_t)options->ctx,
+                                  rondo_model_config(engine->model)->max_position_embeddings,
+                                  CLI_HINT_LIMIT, error);
     if (!result)
         result = cli_engine_start(engine, &settings, error);
     if (!result)

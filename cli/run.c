@@ -297,7 +297,7 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         if (ctx > limit)
             ctx = limit;
     }
-    int result = cli_check_length("prompt", n, ctx, error);
+    int result = cli_check_length("prompt", n, ctx, "see --ctx", error);
     if (result)
         return result;
     struct rondo_context_options settings = {

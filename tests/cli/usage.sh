@@ -77,6 +77,9 @@ expect 0 perplexity -m "$model" --tokens 1,2,3    # a window is no longer than t
 expect 2 perplexity -m "$model" --tokens 1,2,3 --stride 512
 one_line
 says "--stride: got 512, want less than --ctx (512)"
+expect 1 bench -m "$model" --prefill 8 --depth 600
+one_line
+says "want at most 512); that is the model's limit, --yarn extends it"
 expect 2 perplexity -m "$model" --tokens 1,2 --ctx 1
 says "--ctx: got 1, want at least 2"
 expect 2 perplexity -m "$model" --tokens 1,2 --ctx 8 --stride 8
