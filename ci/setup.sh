@@ -4,6 +4,7 @@
 #
 #   ci/setup.sh          what a build needs
 #   ci/setup.sh test     also what ci/test.sh uses; what cannot be had is named, and its stage skipped
+#   ci/setup.sh check    only names what a build lacks
 #
 # Exit code 1 when something that a build needs is missing and could not be installed.
 set -u
@@ -109,7 +110,10 @@ main() {
         echo 'setup: everything needed is installed'
         return 0
     fi
-    if may_install; then
+    if [ "${1:-}" = check ]; then
+        kinds=build
+        lines=$(missing "$kinds")
+    elif may_install; then
         install_missing "$lines"
         # Checks may depend on one another (a library is found by pkg-config): look again.
         lines=$(missing "$kinds")

@@ -23,7 +23,7 @@ struct options {
     const char *op, *backend, *reference;
     uint64_t seed;
     int threads;
-    bool bench, csv, list, layouts;
+    bool bench, only_bench, csv, list, layouts;
 };
 
 static const char help[] =
@@ -38,6 +38,7 @@ static const char help[] =
     "  --seed N           seed of the inputs (default: from the clock)\n"
     "  --threads N        threads of the device (default: one per core, at least 2)\n"
     "  --bench            also time the ops: median, GB/s, GFLOP/s\n"
+    "  --only-bench       only time them, on GPUs\n"
     "  --csv              times as comma-separated values\n"
     "  --list             list ops and devices\n"
     "  --layouts          instead, compare the instructions of GPUs with their documented layouts\n"
@@ -287,7 +288,7 @@ static int run_device(const struct options *options, struct rondo_device *refere
     }
     bool in_place = device->uses_host_memory && device->uses_host_memory(device);
     int failed = 0;
-    for (size_t f = 0; f < FAMILIES; f++)
+    for (size_t f = 0; f < FAMILIES && !options->only_bench; f++)
         for (const struct check_op *op = families[f]->ops; op->name; op++) {
             if (!op_matches(options, families[f], op))
                 continue;
@@ -398,6 +399,8 @@ int main(int argc, char **argv)
             return 0;
         } else if (strcmp(option, "--bench") == 0) {
             options.bench = true;
+        } else if (strcmp(option, "--only-bench") == 0) {
+            options.bench = options.only_bench = true;
         } else if (strcmp(option, "--csv") == 0) {
             options.csv = true;
         } else if (strcmp(option, "--list") == 0) {
