@@ -13,6 +13,7 @@ template <int D>
 static __global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
     accept_kernel(accept_arguments<uint16_t> a)
 {
+    wait_for_previous();
     constexpr int TILES = D / FOLD_KEYS * (D / VALUE_TILE);
     DYN_SHARED(fold_shared, s);
     int head = (int)blockIdx.x / TILES, origin = a.start - a.start % CHUNK;
@@ -35,8 +36,8 @@ static void launch_chunks(struct gpu_device *device, const struct rondo_op_accep
     int64_t blocks = (int64_t)op->heads * (D / FOLD_KEYS) * (D / VALUE_TILE);
     if (!allow_shared_memory(device, accept_kernel<D>, sizeof(fold_shared), "accept"))
         return;
-    LAUNCH(accept_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
-           sizeof(fold_shared), device->stream, accept_arguments_of<uint16_t>(op));
+    LAUNCH_NEXT(device, accept_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
+                sizeof(fold_shared), accept_arguments_of<uint16_t>(op));
     GPU_LAUNCHED(device, "accept");
 }
 
@@ -56,6 +57,7 @@ template <class UNIT> struct moved_rows {
 template <class UNIT>
 static __global__ void __launch_bounds__(THREADS) move_kernel(moved_rows<UNIT> m)
 {
+    wait_for_previous();
     int head = (int)blockIdx.x % m.heads, i = m.first + (int)blockIdx.x / m.heads;
     int position = m.start + i, place = m.page_table ? m.page_table[position / CHUNK] : m.slot;
     int64_t to = cache_row(place, m.heads, head, CHUNK, m.width) + position % CHUNK * m.width;
@@ -89,8 +91,8 @@ static void launch_move(struct gpu_device *device, const struct rondo_op_accept 
     int end = op->start + op->n;
     m.first = is_linear ? max(end - end % CHUNK - op->start, 0) : 0;
     if (m.first < m.n) {
-        LAUNCH(move_kernel<UNIT>, dim3((unsigned)((m.n - m.first) * m.heads)), dim3(THREADS), 0,
-               device->stream, m);
+        LAUNCH_NEXT(device, move_kernel<UNIT>, dim3((unsigned)((m.n - m.first) * m.heads)),
+                    dim3(THREADS), 0, m);
         GPU_LAUNCHED(device, "accept");
     }
 }
@@ -109,6 +111,7 @@ struct moved_codes {
 // Grid: rows, heads.
 static __global__ void __launch_bounds__(THREADS) move_codes_kernel(moved_codes m)
 {
+    wait_for_previous();
     int head = (int)blockIdx.x % m.heads, i = (int)blockIdx.x / m.heads;
     int position = m.start + i, row = position % CHUNK, node = m.path[i];
     int64_t to = ((int64_t)m.page_table[position / CHUNK] * m.heads + head) * m.page_bytes;
@@ -143,8 +146,8 @@ static void launch_move_codes(struct gpu_device *device, const struct rondo_op_a
     m.start = op->start;
     m.page_offset = (int)rondo_kv_rows_offset(kv->dtype, CHUNK);
     m.draft_offset = (int)rondo_kv_rows_offset(kv->dtype, kv->max_draft);
-    LAUNCH(move_codes_kernel, dim3((unsigned)(op->n * op->heads)), dim3(THREADS), 0, device->stream,
-           m);
+    LAUNCH_NEXT(device, move_codes_kernel, dim3((unsigned)(op->n * op->heads)), dim3(THREADS), 0,
+                m);
     GPU_LAUNCHED(device, "accept");
 }
 

@@ -22,6 +22,7 @@ template <bool VECTOR>
 __global__ void __launch_bounds__(THREADS)
     piece_kernel(const float *x, int64_t stride, int64_t n, int64_t piece, uint64_t *largest)
 {
+    wait_for_previous();
     SHARED_ARRAY(uint64_t, of_warp, THREADS / WARP_SIZE);
     int64_t begin = blockIdx.x * piece, end = begin + piece < n ? begin + piece : n;
     uint64_t key = 0;
@@ -55,6 +56,7 @@ __global__ void __launch_bounds__(THREADS)
 __global__ void __launch_bounds__(WARP_SIZE)
     row_kernel(const uint64_t *largest, int32_t pieces, int32_t *ids)
 {
+    wait_for_previous();
     uint64_t key = 0;
     for (int32_t i = (int32_t)threadIdx.x; i < pieces; i += WARP_SIZE)
         key = larger(key, largest[blockIdx.x * (int64_t)pieces + i]);
@@ -85,14 +87,14 @@ void GPU(argmax)(struct rondo_device *device, const struct rondo_op_argmax *op)
         const float *x = static_cast<const float *>(op->x.data) + first * op->x.row_stride;
         dim3 grid((unsigned)pieces, (unsigned)count), block(THREADS);
         if (vector)
-            LAUNCH((piece_kernel<true>), grid, block, 0, gpu->stream, x, op->x.row_stride, n, piece,
-                   largest);
+            LAUNCH_NEXT(gpu, (piece_kernel<true>), grid, block, 0, x, op->x.row_stride, n, piece,
+                        largest);
         else
-            LAUNCH((piece_kernel<false>), grid, block, 0, gpu->stream, x, op->x.row_stride, n,
-                   piece, largest);
+            LAUNCH_NEXT(gpu, (piece_kernel<false>), grid, block, 0, x, op->x.row_stride, n, piece,
+                        largest);
         GPU_LAUNCHED(gpu, "argmax");
-        LAUNCH(row_kernel, dim3((unsigned)count), dim3(WARP_SIZE), 0, gpu->stream, largest,
-               (int32_t)pieces, op->ids + first);
+        LAUNCH_NEXT(gpu, row_kernel, dim3((unsigned)count), dim3(WARP_SIZE), 0, largest,
+                    (int32_t)pieces, op->ids + first);
         GPU_LAUNCHED(gpu, "argmax");
     }
 }

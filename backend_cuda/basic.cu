@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(EMBEDDING_THREADS)
     embedding_kernel(struct rondo_batch batch, struct table_rows table, float *out,
                      int64_t out_stride, int32_t n)
 {
+    wait_for_previous();
     constexpr int SIZE = DTYPE == RONDO_F32 ? 4 : DTYPE == RONDO_F8_E4M3 ? 1 : 2;
     int64_t token = blockIdx.x;
     if (batch.sequences[batch.sequence_of[token]].slot < 0)
@@ -61,11 +62,11 @@ void run_embedding(struct gpu_device *device, const struct rondo_op_embedding *o
     int32_t n = (int32_t)rondo_tensor_columns(&op->out);
     dim3 grid((unsigned)op->batch->n_tokens), block(EMBEDDING_THREADS);
     if (rows_are_vectors(&op->table) && rows_are_vectors(&op->out))
-        LAUNCH((embedding_kernel<DTYPE, true>), grid, block, 0, device->stream, *op->batch, table,
-               out, op->out.row_stride, n);
+        LAUNCH_NEXT(device, (embedding_kernel<DTYPE, true>), grid, block, 0, *op->batch, table, out,
+                    op->out.row_stride, n);
     else
-        LAUNCH((embedding_kernel<DTYPE, false>), grid, block, 0, device->stream, *op->batch, table,
-               out, op->out.row_stride, n);
+        LAUNCH_NEXT(device, (embedding_kernel<DTYPE, false>), grid, block, 0, *op->batch, table,
+                    out, op->out.row_stride, n);
     GPU_LAUNCHED(device, "embedding");
 }
 
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(SWIGLU_THREADS)
     swiglu_kernel(const char *x, int64_t x_stride, struct act_rows out, int64_t n_rows,
                   int32_t columns, int32_t pieces)
 {
+    wait_for_previous();
     constexpr int SIZE = DTYPE == RONDO_F32 ? 4 : 2;
     uint32_t unit = blockIdx.x * (SWIGLU_THREADS / GROUP_LANES) + threadIdx.x / GROUP_LANES;
     int64_t row = unit / (uint32_t)pieces;
@@ -108,9 +110,9 @@ void launch_swiglu(struct gpu_device *device, const struct rondo_op_swiglu *op)
     int64_t rows = rondo_tensor_rows(&op->out), columns = rondo_tensor_columns(&op->out);
     int64_t pieces = ceil_div(columns, RONDO_BLOCK * AT_ONCE);
     int64_t blocks = ceil_div(rows * pieces * GROUP_LANES, SWIGLU_THREADS);
-    LAUNCH((swiglu_kernel<DTYPE, VECTOR, AT_ONCE>), dim3((unsigned)blocks), dim3(SWIGLU_THREADS), 0,
-           device->stream, static_cast<const char *>(op->x.data), op->x.row_stride,
-           act_rows_of(&op->out, NULL), rows, (int32_t)columns, (int32_t)pieces);
+    LAUNCH_NEXT(device, (swiglu_kernel<DTYPE, VECTOR, AT_ONCE>), dim3((unsigned)blocks),
+                dim3(SWIGLU_THREADS), 0, static_cast<const char *>(op->x.data), op->x.row_stride,
+                act_rows_of(&op->out, NULL), rows, (int32_t)columns, (int32_t)pieces);
     GPU_LAUNCHED(device, "swiglu");
 }
 

@@ -45,6 +45,7 @@ struct rows {
 __global__ void penalize_kernel(float *x, int64_t stride, const struct rondo_sampling *sampling,
                                 const int32_t *seen)
 {
+    wait_for_previous();
     const struct rondo_sampling &row = sampling[blockIdx.y];
     int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= row.n_seen)
@@ -67,6 +68,7 @@ __device__ __forceinline__ uint64_t key_of_four(const float4 &four, int64_t at, 
 template <bool VECTOR>
 __global__ void __launch_bounds__(GROUP_THREADS) groups_kernel(const struct rows rows)
 {
+    wait_for_previous();
     int64_t row = blockIdx.y, group = (int64_t)1 << rows.group_shift;
     int64_t span = group > 4 * WARP_SIZE ? group : 4 * WARP_SIZE;
     int64_t warp = (int64_t)blockIdx.x * (GROUP_THREADS / WARP_SIZE) + (int)threadIdx.x / WARP_SIZE;
@@ -278,6 +280,7 @@ __device__ __forceinline__ void select_row(const struct rows &rows, int64_t row,
 template <bool VECTOR>
 __global__ void __launch_bounds__(THREADS) candidates_kernel(const struct rows rows)
 {
+    wait_for_previous();
     SHARED_ARRAY(uint64_t, keys, SLOTS);
     SHARED_ARRAY(int32_t, chosen, KEPT);
     SHARED_ARRAY(int32_t, count, 1);
@@ -296,11 +299,11 @@ template <bool VECTOR> void run_rows(struct gpu_device *gpu, const struct rows &
     int64_t span = group > 4 * WARP_SIZE ? group : 4 * WARP_SIZE;
     int64_t blocks = ceil_div(rows.n, span * SPANS * (GROUP_THREADS / WARP_SIZE));
     int64_t pieces = ceil_div(rows.n, MASS_PIECE);
-    LAUNCH((groups_kernel<VECTOR>), dim3((unsigned)blocks, (unsigned)count), dim3(GROUP_THREADS), 0,
-           gpu->stream, rows);
+    LAUNCH_NEXT(gpu, (groups_kernel<VECTOR>), dim3((unsigned)blocks, (unsigned)count),
+                dim3(GROUP_THREADS), 0, rows);
     GPU_LAUNCHED(gpu, "candidates");
-    LAUNCH((candidates_kernel<VECTOR>), dim3((unsigned)pieces + 1, (unsigned)count), dim3(THREADS),
-           0, gpu->stream, rows);
+    LAUNCH_NEXT(gpu, (candidates_kernel<VECTOR>), dim3((unsigned)pieces + 1, (unsigned)count),
+                dim3(THREADS), 0, rows);
     GPU_LAUNCHED(gpu, "candidates");
 }
 
@@ -317,9 +320,10 @@ void GPU(penalize)(struct rondo_device *device, const struct rondo_op_penalize *
     int64_t rows = rondo_tensor_rows(&op->x);
     if (rows == 0 || op->max_seen == 0)
         return;
-    LAUNCH(penalize_kernel, dim3((unsigned)ceil_div(op->max_seen, GROUP_THREADS), (unsigned)rows),
-           dim3(GROUP_THREADS), 0, gpu->stream, static_cast<float *>(op->x.data), op->x.row_stride,
-           op->sampling, op->seen);
+    LAUNCH_NEXT(gpu, penalize_kernel,
+                dim3((unsigned)ceil_div(op->max_seen, GROUP_THREADS), (unsigned)rows),
+                dim3(GROUP_THREADS), 0, static_cast<float *>(op->x.data), op->x.row_stride,
+                op->sampling, op->seen);
     GPU_LAUNCHED(gpu, "penalize");
 }
 

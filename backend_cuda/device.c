@@ -59,20 +59,36 @@ static void set_table(struct rondo_device *device)
     GPU(set_recording)(device);
 }
 
-/* "N+cublaslt" is device N with products of bf16 by cuBLASLt. False with an error for anything else behind the N. */
-static bool split_name(const char *which, char *ordinal, size_t size, bool *cublaslt,
+/* What stands behind the number in a device's name. */
+struct choices {
+    bool cublaslt; /* "+cublaslt": products of bf16 by cuBLASLt */
+    bool
+        serial; /* "+serial": no launch begins before the one before it is over, to tell faults and times apart */
+};
+
+/* "N+cublaslt+serial". False with an error for anything else behind the N. */
+static bool split_name(const char *which, char *ordinal, size_t size, struct choices *choices,
                        struct rondo_error *error)
 {
     const char *plus = strchr(which, '+');
-    *cublaslt = plus != NULL;
+    *choices = (struct choices){false, false};
     snprintf(ordinal, size, "%.*s", (int)(plus ? (size_t)(plus - which) : strlen(which)), which);
-    if (plus && strcmp(plus, "+cublaslt") != 0)
-        return !rondo_fail(error, RONDO_USAGE,
-                           GPU_NAME ":%s: unknown option (got \"%s\", want +cublaslt)", which,
-                           plus);
-    if (plus && strcmp(GPU_NAME, "cuda") != 0)
-        return !rondo_fail(error, RONDO_USAGE,
-                           GPU_NAME ":%s: cuBLASLt is for NVIDIA GPUs, cuda:N+cublaslt", which);
+    while (plus && *plus) {
+        size_t length = 1 + strcspn(plus + 1, "+");
+        bool cublaslt = length == 9 && strncmp(plus, "+cublaslt", length) == 0;
+        bool serial = length == 7 && strncmp(plus, "+serial", length) == 0;
+        if (!cublaslt && !serial)
+            return !rondo_fail(error, RONDO_USAGE,
+                               GPU_NAME ":%s: unknown option (got \"%s\", want +cublaslt or "
+                                        "+serial)",
+                               which, plus);
+        if (cublaslt && strcmp(GPU_NAME, "cuda") != 0)
+            return !rondo_fail(error, RONDO_USAGE,
+                               GPU_NAME ":%s: cuBLASLt is for NVIDIA GPUs, cuda:N+cublaslt", which);
+        choices->cublaslt |= cublaslt;
+        choices->serial |= serial;
+        plus += length;
+    }
     return true;
 }
 
@@ -106,8 +122,8 @@ static struct rondo_device *open_device(const char *which,
         return NULL;
     }
     char name[24];
-    bool cublaslt;
-    if (!split_name(which, name, sizeof name, &cublaslt, error))
+    struct choices choices;
+    if (!split_name(which, name, sizeof name, &choices, error))
         return NULL;
     int ordinal = GPU(find)(name, &properties, error);
     if (ordinal < 0)
@@ -127,7 +143,8 @@ static struct rondo_device *open_device(const char *which,
                      "cudaStreamCreate") &&
         GPU(staging_open)(host)) {
         host->gpu.multiplies_e4m3 = GPU(gemm_multiplies_e4m3)(&host->gpu);
-        if (!cublaslt || open_cublaslt(host, error))
+        host->gpu.overlaps = !choices.serial && GPU(gemm_waits)(&host->gpu);
+        if (!choices.cublaslt || open_cublaslt(host, error))
             return device;
         close_device(device);
         return NULL;

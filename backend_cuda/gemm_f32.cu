@@ -171,6 +171,7 @@ __device__ __forceinline__ void sum_tile(const gemm_launch &g, const gemm_tile &
 template <class S, class Route>
 static __global__ void __launch_bounds__(threads, 2) gemm_f32(gemm_launch g, Route route)
 {
+    wait_for_previous();
     DYN_SHARED(unsigned char, shared);
     int *first = reinterpret_cast<int *>(shared + S::shared_bytes);
     int m = (int)threadIdx.x / S::step_n, n = (int)threadIdx.x % S::step_n;
@@ -199,7 +200,7 @@ template <class S, class Route> void launch(gpu_device *device, gemm_launch *g, 
 {
     unsigned blocks = gemm_count_tiles(g, S::tile_m, S::tile_n, 4 * device->multiprocessors);
     size_t bytes = S::shared_bytes + gemm_list_bytes(g);
-    LAUNCH((gemm_f32<S, Route>), blocks, threads, bytes, device->stream, *g, route);
+    LAUNCH_NEXT(device, (gemm_f32<S, Route>), blocks, threads, bytes, *g, route);
     GPU_LAUNCHED(device, "gemm");
 }
 

@@ -226,6 +226,7 @@ __device__ __forceinline__ void store_tile(const gemm_launch &g, const gemm_tile
 template <class S>
 static __global__ void __launch_bounds__(S::threads, S::blocks) gemm_mma(gemm_launch g)
 {
+    wait_for_previous();
     if (!S::math::available)
         return;
     DYN_SHARED(unsigned char, shared);
@@ -284,7 +285,7 @@ template <class S> void launch_tiles(gpu_device *device, gemm_launch *g)
     size_t bytes = S::shared_bytes + gemm_list_bytes(g);
     if (!allow_shared_memory(device, gemm_mma<S>, bytes, "gemm"))
         return;
-    LAUNCH((gemm_mma<S>), blocks, S::threads, bytes, device->stream, *g);
+    LAUNCH_NEXT(device, (gemm_mma<S>), blocks, S::threads, bytes, *g);
     GPU_LAUNCHED(device, "gemm");
 }
 
@@ -332,6 +333,18 @@ void GPU(gemm_launch_mma)(gpu_device *device, gemm_family family, gemm_launch *g
     }
 }
 
+// The compute capability that the code which the device runs was compiled for; 0: no code, or AMD's.
+static int code_version()
+{
+    cudaFuncAttributes code = {};
+#ifndef RONDO_HIP
+    typedef tile_shape<uint8_t, uint8_t, gemm_math_e4m3, 64, 64, 2, 2, 64, 4, 3> shape;
+    if (cudaFuncGetAttributes(&code, gemm_mma<shape>) != cudaSuccess)
+        cudaGetLastError(); // the first launch will say why
+#endif
+    return code.ptxVersion;
+}
+
 int GPU(gemm_multiplies_e4m3)(const gpu_device *device)
 {
     if (device->fp8 == GPU_FP8_NONE)
@@ -339,10 +352,11 @@ int GPU(gemm_multiplies_e4m3)(const gpu_device *device)
 #ifdef RONDO_HIP
     return 1; // code is for one device alone
 #else
-    typedef tile_shape<uint8_t, uint8_t, gemm_math_e4m3, 64, 64, 2, 2, 64, 4, 3> shape;
-    cudaFuncAttributes code = {};
-    if (cudaFuncGetAttributes(&code, gemm_mma<shape>) != cudaSuccess)
-        cudaGetLastError(); // the first launch will say why
-    return code.ptxVersion >= 89;
+    return code_version() >= 89;
 #endif
+}
+
+int GPU(gemm_waits)(const gpu_device *device)
+{
+    return device->capability >= 90 && code_version() >= 90;
 }

@@ -10,7 +10,10 @@
 //   - storing a tile (64 KiB of bf16) is about 1000 clocks in which a warpgroup multiplies nothing: 6 % at K = 2048.
 //   - few rows: 128 weight rows a block and stage; about 190 KiB under way in each SM, 25 MB on the device, where
 //     latency times bandwidth is 3 MB. Memory bounds it from N K of about 8 MiB on; below, the start of the pipeline
-//     (about 2 us) does. Narrow boxes (R = 32, 16) spread small N over more SMs.
+//     (about 2 us) does. Narrow boxes (R = 32, 16, 8) spread small N over more SMs.
+// Version 2. Blocks of a dense product ask for the weights of their first stages before the launch before is over: up to
+// 10 MB on the device, which is all of most layers' matrices. Predicted: 2 us less for each product of a decoded token.
+// The group of a tile is found by halves: one after the other cost 5 us with 8 of 256 groups in use.
 // Outcome: none yet.
 #include "backend_cuda/gemm_sm90.cuh"
 #include "backend_cuda/tensor_map.cuh"
@@ -80,7 +83,7 @@ Sm90_plan sm90_choose(const gpu_device *device, const gemm_launch *launch)
     int64_t best_cost = INT64_MAX;
     const int64_t groups = groups_with_rows(launch);
     for (int kind = launch->route ? SM90_FEW32 : SM90_WIDE; kind < SM90_KINDS; kind++) {
-        for (int narrow = 64; narrow >= (kind >= SM90_FEW64 ? 16 : 64); narrow /= 2) {
+        for (int narrow = 64; narrow >= (kind >= SM90_FEW64 ? 8 : 64); narrow /= 2) {
             const Sm90_plan plan = sm90_plan_of(launch, kind, narrow);
             int64_t expected = ceil_div(launch->rows, sm90_kinds[kind].rows);
             if (launch->offsets) // the last tile of a group is half full, more or less
@@ -168,14 +171,15 @@ template <class S, class Route>
 void sm90_launch(gpu_device *device, const sm90_arguments &arguments, int64_t tiles,
                  const Route &route)
 {
-    const size_t words = arguments.offsets ? (size_t)arguments.groups + 1 : Route::routes;
+    const size_t words =
+        arguments.offsets ? (size_t)arguments.groups + 1 + SM90_THREADS / 32 : Route::routes;
     const size_t shared = S::SHARED + words * sizeof(int32_t);
     const int64_t blocks = tiles < device->multiprocessors ? tiles : device->multiprocessors;
     if (!allow_shared_memory(device, gemm_sm90_kernel<S, Route>, shared,
                              "gemm_sm90: shared memory"))
         return;
-    LAUNCH((gemm_sm90_kernel<S, Route>), (unsigned)blocks, SM90_THREADS, shared, device->stream,
-           arguments, route);
+    LAUNCH_NEXT(device, (gemm_sm90_kernel<S, Route>), (unsigned)blocks, SM90_THREADS, shared,
+                arguments, route);
     GPU_LAUNCHED(device, "gemm_sm90");
 }
 

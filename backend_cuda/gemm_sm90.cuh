@@ -3,7 +3,7 @@
 // A block is three warpgroups. The first brings tiles of x and of weights, 128 bytes of K at a time, into a ring of
 // stages; the other two multiply. Each of them has 64 rows of operand A and all columns of operand B:
 //   large M:  A = 128 rows of x,       B = 256 or 128 rows of weights
-//   small M:  A = 2 x R weight rows,   B = 64 or 32 rows of x        (R = 64, 32, 16: enough blocks for the device)
+//   small M:  A = 2 x R weight rows,   B = 64 or 32 rows of x        (R = 64, 32, 16, 8: enough blocks for the device)
 // The order of a sum is the same in all of them: products of 128 of K in ascending k into registers of their own,
 // then one fma with the scales into the sum. So a row of out has the same bits whatever M is.
 //
@@ -79,7 +79,7 @@ template <class S> struct Sm90_ring {
     unsigned char *stages;
     float *scales;
     uint64_t *full, *empty;
-    int32_t *tiles_before; // [groups + 1], only with offsets; [1] where logits are routed
+    int32_t *tiles_before; // [groups + 1], then sums of warps: with offsets; [1] to route logits
 
     __device__ __forceinline__ explicit Sm90_ring(unsigned char *shared)
         : stages(shared), scales(reinterpret_cast<float *>(shared + S::STAGES * S::STAGE)),
@@ -150,10 +150,9 @@ template <class S> class Sm90_walk
         const int tiles_n = arguments.tiles_n;
         int before = 0, tiles_x, start = 0, end = arguments.rows;
         if (arguments.offsets) {
-            while (group < arguments.groups && number >= tiles_before[group + 1] * tiles_n)
-                group++;
-            if (group == arguments.groups)
+            if (number >= tiles_before[arguments.groups] * tiles_n)
                 return false;
+            find_group();
             before = tiles_before[group];
             tiles_x = tiles_before[group + 1] - before;
             start = arguments.offsets[group];
@@ -184,40 +183,69 @@ template <class S> class Sm90_walk
     const sm90_arguments &arguments;
     const int32_t *tiles_before;
     int number, group;
-};
 
-// tiles_before[g] = tiles of x that the groups before g have.
-template <class S>
-static __device__ __forceinline__ void sm90_count_tiles(const sm90_arguments &arguments,
-                                                        int32_t *tiles_before)
-{
-    for (int g = (int)threadIdx.x; g < arguments.groups; g += SM90_THREADS)
-        tiles_before[g + 1] =
-            (arguments.offsets[g + 1] - arguments.offsets[g] + S::X_ROWS - 1) / S::X_ROWS;
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        int carry = 0;
-        if (threadIdx.x == 0)
-            tiles_before[0] = 0;
-        for (int first = 0; first < arguments.groups; first += 32) {
-            int g = first + (int)threadIdx.x, sum = g < arguments.groups ? tiles_before[g + 1] : 0;
-            for (int delta = 1; delta < 32; delta *= 2) {
-                int other = WARP_UP(sum, delta);
-                sum += (int)threadIdx.x >= delta ? other : 0;
-            }
-            if (g < arguments.groups)
-                tiles_before[g + 1] = carry + sum;
-            carry += WARP_READ(sum, 31);
+    // The group of tile `number`, which is not before `group`. With few rows most groups are empty: by halves, for a
+    // look at one after the other takes 40 clocks each.
+    __device__ __forceinline__ void find_group()
+    {
+        const int tile = number / arguments.tiles_n;
+        if (tile < tiles_before[group + 1])
+            return;
+        int end = arguments.groups;
+        while (end - group > 1) {
+            const int middle = (group + end) / 2;
+            if (tiles_before[middle] <= tile)
+                group = middle;
+            else
+                end = middle;
         }
     }
-    __syncthreads();
+};
+
+// Sum of the values of this lane and those below.
+static __device__ __forceinline__ int sm90_sum_lanes(int sum)
+{
+    for (int delta = 1; delta < 32; delta *= 2) {
+        int other = WARP_UP(sum, delta);
+        sum += (int)threadIdx.x % 32 >= delta ? other : 0;
+    }
+    return sum;
+}
+
+// tiles_before[g] = tiles of x that the groups before g have. Every warp sums up 32 groups of a round; what the warps
+// before it have it sums itself. sums: [SM90_THREADS / 32].
+template <class S>
+static __device__ __forceinline__ void sm90_count_tiles(const sm90_arguments &arguments,
+                                                        int32_t *tiles_before, int32_t *sums)
+{
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    int carry = 0;
+    if (threadIdx.x == 0)
+        tiles_before[0] = 0;
+    for (int first = 0; first < arguments.groups; first += SM90_THREADS) {
+        const int g = first + (int)threadIdx.x;
+        int tiles = 0;
+        if (g < arguments.groups)
+            tiles = (arguments.offsets[g + 1] - arguments.offsets[g] + S::X_ROWS - 1) / S::X_ROWS;
+        const int sum = sm90_sum_lanes(tiles);
+        if (lane == 31)
+            sums[warp] = sum;
+        __syncthreads();
+        const int warps = sm90_sum_lanes(lane < SM90_THREADS / 32 ? sums[lane] : 0);
+        const int before = warp ? WARP_READ(warps, warp - 1) : 0;
+        if (g < arguments.groups)
+            tiles_before[g + 1] = carry + before + sum;
+        carry += WARP_READ(warps, 31);
+        __syncthreads();
+    }
 }
 
 // ---- bringing tiles --------------------------------------------------------------------------------------------
 
-// Weights of a stage, and x where it is not gathered: one thread.
-template <class S>
-static __device__ __forceinline__ void sm90_copy_tensors(const sm90_arguments &arguments,
+// Weights of a stage, and the announcement of all that tensor copies bring to it: one thread. EARLY: before
+// wait_for_previous.
+template <class S, bool EARLY>
+static __device__ __forceinline__ void sm90_copy_weights(const sm90_arguments &arguments,
                                                          const Sm90_ring<S> &ring,
                                                          const Sm90_tile &tile, int stage, int slab)
 {
@@ -225,11 +253,48 @@ static __device__ __forceinline__ void sm90_copy_tensors(const sm90_arguments &a
     const int k = slab * (SM90_SLAB / (int)sizeof(typename S::T)), rows = arguments.weight_rows;
     uint64_t *full = &ring.full[stage];
     mbarrier_arrive_expect(full, (BOXES * rows + (S::GATHER ? 0 : S::X_ROWS)) * SM90_SLAB);
-    for (int i = 0; i < BOXES; i++)
-        tma_load_3d(ring.weights(stage) + i * 64 * SM90_SLAB, &arguments.weight[tile.part], full, k,
-                    tile.first_n + i * rows, tile.group);
+    for (int i = 0; i < BOXES; i++) {
+        unsigned char *to = ring.weights(stage) + i * 64 * SM90_SLAB;
+        const CUtensorMap *map = &arguments.weight[tile.part];
+        if (EARLY)
+            tma_load_3d_early(to, map, full, k, tile.first_n + i * rows, tile.group);
+        else
+            tma_load_3d(to, map, full, k, tile.first_n + i * rows, tile.group);
+    }
+}
+
+// x of a stage, where it is not gathered: one thread.
+template <class S>
+static __device__ __forceinline__ void sm90_copy_x(const sm90_arguments &arguments,
+                                                   const Sm90_ring<S> &ring, const Sm90_tile &tile,
+                                                   int stage, int slab)
+{
+    const int k = slab * (SM90_SLAB / (int)sizeof(typename S::T));
     if (!S::GATHER)
-        tma_load_2d(ring.x(stage), &arguments.x, full, k, tile.first_row);
+        tma_load_2d(ring.x(stage), &arguments.x, &ring.full[stage], k, tile.first_row);
+}
+
+// Slabs of the first tile whose weights sm90_begin_weights brings; with groups the tile follows from what the launch
+// before makes.
+template <class S>
+static __device__ __forceinline__ int sm90_early_slabs(const sm90_arguments &arguments)
+{
+    const int slabs = arguments.blocks * S::SLABS;
+    return arguments.offsets ? 0 : slabs < S::STAGES ? slabs : S::STAGES;
+}
+
+// Weights depend on no launch: as many as there are stages are under way while the one before ends. By the thread that
+// has set up the barriers.
+template <class S>
+static __device__ __forceinline__ void sm90_begin_weights(const sm90_arguments &arguments,
+                                                          const Sm90_ring<S> &ring)
+{
+    Sm90_walk<S> walk(arguments, ring.tiles_before);
+    Sm90_tile tile;
+    const int slabs = sm90_early_slabs<S>(arguments);
+    if (slabs && walk.next(tile))
+        for (int slab = 0; slab < slabs; slab++)
+            sm90_copy_weights<S, true>(arguments, ring, tile, slab, slab);
 }
 
 // Scales of a block of K: the threads of the producer share them.
@@ -307,15 +372,18 @@ static __device__ void sm90_produce(const sm90_arguments &arguments, const Sm90_
     Sm90_walk<S> walk(arguments, ring.tiles_before);
     Sm90_tile tile;
     Sm90_place<S> place, published;
-    int lag = 0;
+    int lag = 0, early = sm90_early_slabs<S>(arguments);
     while (walk.next(tile)) {
         Sm90_gather<S> gather;
         if (S::GATHER)
             gather.begin(arguments, tile, thread);
         for (int slab = 0; slab < slabs; slab++) {
             mbarrier_wait(&ring.empty[place.stage], place.parity ^ 1);
+            if (issues && !early)
+                sm90_copy_weights<S, false>(arguments, ring, tile, place.stage, slab);
             if (issues)
-                sm90_copy_tensors<S>(arguments, ring, tile, place.stage, slab);
+                sm90_copy_x<S>(arguments, ring, tile, place.stage, slab);
+            early -= early > 0;
             if (S::SCALED)
                 sm90_copy_scales<S>(arguments, ring, tile, place.stage, slab, thread);
             if (S::GATHER) {
@@ -759,11 +827,14 @@ static __global__ void __launch_bounds__(SM90_THREADS, 1)
             mbarrier_init(&ring.empty[i], S::EMPTY);
         }
         mbarrier_init_fence();
+        fence_async_proxy(); // this thread's copies meet no barrier of the block first
+        sm90_begin_weights<S>(arguments, ring);
     }
     if (!S::X_IS_A)
         sm90_clear_unused(arguments, ring);
+    wait_for_previous();
     if (arguments.offsets)
-        sm90_count_tiles<S>(arguments, ring.tiles_before);
+        sm90_count_tiles<S>(arguments, ring.tiles_before, ring.tiles_before + arguments.groups + 1);
     else
         __syncthreads();
     if (threadIdx.x < 128) {

@@ -319,6 +319,7 @@ template <class S, class Route>
 static __global__ void __launch_bounds__(S::threads, S::blocks)
     gemm_small(gemm_launch g, Route route)
 {
+    wait_for_previous();
     if (!S::math::available)
         return;
     DYN_SHARED(unsigned char, shared);
@@ -378,7 +379,7 @@ template <class S, class Route> int launch_strips(gpu_device *device, gemm_launc
     blocks = blocks < resident ? blocks : (unsigned)resident;
     if (!allow_shared_memory(device, gemm_small<S, Route>, bytes, "gemm"))
         return 1;
-    LAUNCH((gemm_small<S, Route>), blocks, S::threads, bytes, device->stream, *g, route);
+    LAUNCH_NEXT(device, (gemm_small<S, Route>), blocks, S::threads, bytes, *g, route);
     GPU_LAUNCHED(device, "gemm");
     return 1;
 }

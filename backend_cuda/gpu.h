@@ -38,6 +38,7 @@ struct gpu_device {
     int warp_size;       /* 32, or 64 on some AMD devices */
     int multiprocessors; /* number of */
     int multiplies_e4m3; /* this program's code for the device has products of e4m3 */
+    int overlaps; /* launches may begin while the one before them ends: see LAUNCH_NEXT in kernel.cuh */
     size_t shared_limit; /* bytes of dynamic shared memory a block may opt in to */
     cudaStream_t stream; /* all work of the device, in order */
     void *workspace;     /* scratch that any op may use for its own duration; behind the tickets */
@@ -89,6 +90,8 @@ void GPU(candidates)(struct rondo_device *device, const struct rondo_op_candidat
 /* Whether the tensor core kernels that the device runs multiply e4m3. Not so before sm_89, nor where a newer device
  * runs what was compiled for an older one. Loads code: asked once, when the device is opened. */
 int GPU(gemm_multiplies_e4m3)(const struct gpu_device *device);
+/* Whether this program's code for the device waits for the launch before it, see wait_for_previous in ptx.cuh. */
+int GPU(gemm_waits)(const struct gpu_device *device);
 
 /* Why an op's arguments can not be done here, in words, or NULL; one per family that has limits. */
 const char *GPU(gemm_supports)(const struct gpu_device *device, const struct rondo_op_gemm *op);

@@ -16,6 +16,17 @@
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
     kernel<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__)
 #endif
+// The launch of an op's kernel, which begins with wait_for_previous(): its blocks may come while the launch before it
+// in the stream ends, and wait there. From sm_90 on; elsewhere, and as HIP, an ordinary launch.
+#ifndef LAUNCH_NEXT
+#ifdef RONDO_HIP
+#define LAUNCH_NEXT(device, kernel, grid, block, shared, ...)                                      \
+    LAUNCH(kernel, grid, block, shared, (device)->stream, __VA_ARGS__)
+#else
+#define LAUNCH_NEXT(device, kernel, grid, block, shared, ...)                                      \
+    launch_next((device), (kernel), dim3(grid), dim3(block), (shared), __VA_ARGS__)
+#endif
+#endif
 #ifndef DYN_SHARED
 #define DYN_SHARED(type, name)                                                                     \
     extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];                       \
@@ -56,6 +67,25 @@ static inline bool allow_shared_memory(struct gpu_device *device, void (*kernel)
                                              (int)allowed),
                         what);
 }
+
+#if defined(__CUDACC__) && !defined(RONDO_HIP)
+template <class... P, class... A>
+static inline void launch_next(const struct gpu_device *device, void (*kernel)(P...), dim3 grid,
+                               dim3 block, size_t shared, A &&...arguments)
+{
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = device->stream;
+    config.attrs = &attribute;
+    config.numAttrs = device->overlaps ? 1 : 0;
+    cudaLaunchKernelEx(&config, kernel, static_cast<A &&>(arguments)...);
+}
+#endif
 
 static inline struct gpu_device *gpu_device_of(struct rondo_device *device)
 {

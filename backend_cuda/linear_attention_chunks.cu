@@ -337,6 +337,7 @@ template <class SHAPE>
 static __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     chunk_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
+    wait_for_previous();
     constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
     DYN_SHARED(chunk_shared<SHAPE>, s);
     int block = (int)blockIdx.x / PARTS;
@@ -358,6 +359,7 @@ template <class SHAPE>
 static __global__ void __launch_bounds__(CHUNK_WARPS *WARP_SIZE, BLOCKS_AT_ONCE)
     segment_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
+    wait_for_previous();
     constexpr int D = SHAPE::D, PARTS = D / SHAPE::VALUES;
     DYN_SHARED(chunk_shared<SHAPE>, s);
     int block = (int)blockIdx.x / PARTS, entry = block / a.heads;
@@ -391,6 +393,7 @@ template <int D>
 static __global__ void __launch_bounds__(FOLD_WARPS *WARP_SIZE)
     fold_kernel(linear_arguments<uint16_t> a, chunk_range range)
 {
+    wait_for_previous();
     constexpr int TILES = D / FOLD_KEYS * (D / VALUE_TILE);
     DYN_SHARED(fold_shared, s);
     int block = (int)blockIdx.x / TILES, n = block / a.heads, head = block % a.heads;
@@ -433,9 +436,9 @@ static void launch_shape(struct gpu_device *device, const linear_arguments<uint1
                              size, "linear_attention"))
         return;
     if (range.chunks)
-        LAUNCH(segment_kernel<SHAPE>, grid, block, size, device->stream, a, range);
+        LAUNCH_NEXT(device, segment_kernel<SHAPE>, grid, block, size, a, range);
     else
-        LAUNCH(chunk_kernel<SHAPE>, grid, block, size, device->stream, a, range);
+        LAUNCH_NEXT(device, chunk_kernel<SHAPE>, grid, block, size, a, range);
     GPU_LAUNCHED(device, "linear_attention");
 }
 
@@ -462,8 +465,8 @@ static void launch_folds(struct gpu_device *device, const linear_arguments<uint1
 {
     int64_t blocks = (int64_t)a.batch.n_sequences * a.heads * (D / FOLD_KEYS) * (D / VALUE_TILE);
     if (allow_shared_memory(device, fold_kernel<D>, sizeof(fold_shared), "linear_attention"))
-        LAUNCH(fold_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
-               sizeof(fold_shared), device->stream, a, range);
+        LAUNCH_NEXT(device, fold_kernel<D>, dim3((unsigned)blocks), dim3(FOLD_WARPS * WARP_SIZE),
+                    sizeof(fold_shared), a, range);
     GPU_LAUNCHED(device, "linear_attention");
 }
 

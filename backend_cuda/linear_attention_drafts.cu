@@ -381,6 +381,7 @@ template <int D, int NODES>
 static __global__ void __launch_bounds__(D / STRIP * WARP_SIZE, NODES == 16 ? DRAFT_BLOCKS : 2)
     draft_kernel(linear_arguments<uint16_t> a, float *folded)
 {
+    wait_for_previous();
     typedef draft_shared<D, NODES> shared;
     DYN_SHARED(shared, s);
     for (int64_t pair = blockIdx.x; pair < (int64_t)a.batch.n_sequences * a.heads;
@@ -412,9 +413,9 @@ static void launch(struct gpu_device *device, const struct rondo_op_linear_atten
     if (!allow_shared_memory(device, draft_kernel<D, NODES>, sizeof(draft_shared<D, NODES>),
                              "linear_attention"))
         return;
-    LAUNCH((draft_kernel<D, NODES>), dim3((unsigned)(pairs < blocks ? pairs : blocks)),
-           dim3(D / STRIP * WARP_SIZE), sizeof(draft_shared<D, NODES>), device->stream,
-           linear_arguments_of<uint16_t>(op), (float *)device->workspace);
+    LAUNCH_NEXT(device, (draft_kernel<D, NODES>), dim3((unsigned)(pairs < blocks ? pairs : blocks)),
+                dim3(D / STRIP * WARP_SIZE), sizeof(draft_shared<D, NODES>),
+                linear_arguments_of<uint16_t>(op), (float *)device->workspace);
     GPU_LAUNCHED(device, "linear_attention");
 }
 

@@ -52,6 +52,7 @@ static __device__ void clear_columns(float *state, int head_dim, int begin, int 
 template <class T>
 static __global__ void __launch_bounds__(THREADS) exact_kernel(linear_arguments<T> a)
 {
+    wait_for_previous();
     SHARED_ARRAY(float, decay, CHUNK + 1);
     SHARED_ARRAY(float, weights, CHUNK *(CHUNK + 1));
     float(*w)[CHUNK + 1] = (float(*)[CHUNK + 1]) weights;
@@ -117,6 +118,7 @@ template <class T>
 static __global__ void __launch_bounds__(THREADS)
     exact_draft_kernel(linear_arguments<T> a, int most_nodes)
 {
+    wait_for_previous();
     DYN_SHARED(int, nodes); // [most_nodes]
     SHARED_ARRAY(float, decay, CHUNK + 1);
     SHARED_ARRAY(float, w, CHUNK);
@@ -171,6 +173,7 @@ static __global__ void __launch_bounds__(THREADS)
 template <class T>
 static __global__ void __launch_bounds__(THREADS) store_rows(linear_arguments<T> a)
 {
+    wait_for_previous();
     int D = a.head_dim, head = (int)(blockIdx.x % (unsigned)a.heads);
     rondo_batch_sequence sequence = a.batch.sequences[blockIdx.x / (unsigned)a.heads];
     if (sequence.slot < 0)
@@ -197,6 +200,7 @@ static __global__ void __launch_bounds__(THREADS) store_rows(linear_arguments<T>
 template <class T>
 static __global__ void __launch_bounds__(THREADS) exact_accept_kernel(accept_arguments<T> a)
 {
+    wait_for_previous();
     SHARED_ARRAY(float, decay, CHUNK + 1);
     int D = a.head_dim, strips = (D + COLUMNS - 1) / COLUMNS, head = (int)blockIdx.x / strips;
     int begin = (int)blockIdx.x % strips * COLUMNS, end = min(begin + COLUMNS, D);
@@ -220,15 +224,15 @@ static void launch(struct gpu_device *device, const struct rondo_op_linear_atten
     linear_arguments<T> a = linear_arguments_of<T>(op);
     int64_t pairs = (int64_t)batch->n_sequences * op->heads;
     int most_nodes = min(batch->max_sequence_tokens, op->cache.max_draft);
-    LAUNCH(exact_kernel<T>, dim3((unsigned)(pairs * ceil_div(op->head_dim, COLUMNS))),
-           dim3(THREADS), 0, device->stream, a);
+    LAUNCH_NEXT(device, exact_kernel<T>, dim3((unsigned)(pairs * ceil_div(op->head_dim, COLUMNS))),
+                dim3(THREADS), 0, a);
     GPU_LAUNCHED(device, "linear_attention");
     if (batch->n_drafts > 0 && most_nodes > 0) {
-        LAUNCH(exact_draft_kernel<T>, dim3((unsigned)(pairs * most_nodes)), dim3(THREADS),
-               (size_t)most_nodes * sizeof(int), device->stream, a, most_nodes);
+        LAUNCH_NEXT(device, exact_draft_kernel<T>, dim3((unsigned)(pairs * most_nodes)),
+                    dim3(THREADS), (size_t)most_nodes * sizeof(int), a, most_nodes);
         GPU_LAUNCHED(device, "linear_attention");
     }
-    LAUNCH(store_rows<T>, dim3((unsigned)pairs), dim3(THREADS), 0, device->stream, a);
+    LAUNCH_NEXT(device, store_rows<T>, dim3((unsigned)pairs), dim3(THREADS), 0, a);
     GPU_LAUNCHED(device, "linear_attention");
 }
 
@@ -245,8 +249,8 @@ template <class T>
 static void launch_accept(struct gpu_device *device, const struct rondo_op_accept *op)
 {
     int64_t blocks = op->heads * ceil_div(op->head_dim, COLUMNS);
-    LAUNCH(exact_accept_kernel<T>, dim3((unsigned)blocks), dim3(THREADS), 0, device->stream,
-           accept_arguments_of<T>(op));
+    LAUNCH_NEXT(device, exact_accept_kernel<T>, dim3((unsigned)blocks), dim3(THREADS), 0,
+                accept_arguments_of<T>(op));
     GPU_LAUNCHED(device, "accept");
 }
 

@@ -166,6 +166,7 @@ template <int D>
 static __global__ void __launch_bounds__(D / STRIP * WARP_SIZE, D == 128 ? 4 : 8)
     rows_kernel(linear_arguments<uint16_t> a, int short_rows)
 {
+    wait_for_previous();
     DYN_SHARED(rows_shared<D>, s);
     int head = (int)(blockIdx.x % (unsigned)a.heads);
     rondo_batch_sequence sequence = a.batch.sequences[blockIdx.x / (unsigned)a.heads];
@@ -196,8 +197,8 @@ static void launch(struct gpu_device *device, const struct rondo_op_linear_atten
     int64_t blocks = (int64_t)op->batch->n_sequences * op->heads;
     if (!allow_shared_memory(device, rows_kernel<D>, sizeof(rows_shared<D>), "linear_attention"))
         return;
-    LAUNCH(rows_kernel<D>, dim3((unsigned)blocks), dim3(D / STRIP * WARP_SIZE),
-           sizeof(rows_shared<D>), device->stream, linear_arguments_of<uint16_t>(op), short_rows);
+    LAUNCH_NEXT(device, rows_kernel<D>, dim3((unsigned)blocks), dim3(D / STRIP * WARP_SIZE),
+                sizeof(rows_shared<D>), linear_arguments_of<uint16_t>(op), short_rows);
     GPU_LAUNCHED(device, "linear_attention");
 }
 

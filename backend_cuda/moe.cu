@@ -159,6 +159,7 @@ __device__ __forceinline__ void place_tile(const struct sort &op, int32_t tile, 
 
 __global__ void __launch_bounds__(SORT_THREADS) sort_one_kernel(struct sort op)
 {
+    wait_for_previous();
     DYN_SHARED(int32_t, next);                         // [warps, n_experts]
     int32_t *offsets = next + op.warps * op.n_experts; // [n_experts + 1]
     count_runs(op, 0, next);
@@ -173,6 +174,7 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_one_kernel(struct sort op)
 
 __global__ void __launch_bounds__(SORT_THREADS) sort_count_kernel(struct sort op)
 {
+    wait_for_previous();
     DYN_SHARED(int32_t, count); // [warps, n_experts]
     count_runs(op, (int32_t)blockIdx.x, count);
     sum_runs(op, count, op.before + blockIdx.x, op.n_tiles);
@@ -181,6 +183,7 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_count_kernel(struct sort op
 // A warp an expert: counts of its tiles become what stands before each.
 __global__ void __launch_bounds__(SORT_THREADS) sort_sum_kernel(struct sort op)
 {
+    wait_for_previous();
     int32_t expert = (int32_t)(blockIdx.x * MAX_WARPS + threadIdx.x / WARP_SIZE);
     int32_t lane = (int32_t)threadIdx.x % WARP_SIZE, carry = 0;
     if (expert >= op.n_experts)
@@ -199,6 +202,7 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_sum_kernel(struct sort op)
 
 __global__ void __launch_bounds__(SORT_THREADS) sort_place_kernel(struct sort op)
 {
+    wait_for_previous();
     DYN_SHARED(int32_t, next);                         // [warps, n_experts]
     int32_t *offsets = next + op.warps * op.n_experts; // [n_experts + 1]
     count_runs(op, (int32_t)blockIdx.x, next);
@@ -275,6 +279,7 @@ __device__ __forceinline__ struct eight combine8(const struct combine &op, int64
 template <int DTYPE, bool VECTOR>
 __global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(struct combine op)
 {
+    wait_for_previous();
     int32_t at = LANE_CHANNELS * (int32_t)(blockIdx.y * COMBINE_THREADS + threadIdx.x);
     if (at < op.columns)
         combine8<DTYPE, VECTOR>(op, blockIdx.x, at);
@@ -285,6 +290,7 @@ template <int DTYPE, bool VECTOR>
 __global__ void __launch_bounds__(NORM_THREADS)
     combine_norm_kernel(struct combine op, const float *weight, float eps, struct act_rows out)
 {
+    wait_for_previous();
     DYN_SHARED(float, row); // [columns], then the inverse of the root mean square
     float *inverse = row + op.staged;
     int32_t n = op.columns, at = LANE_CHANNELS * (int32_t)threadIdx.x;
@@ -315,7 +321,7 @@ template <int DTYPE, bool VECTOR>
 void launch_combine(struct gpu_device *device, const struct combine *op, int64_t n_tokens)
 {
     dim3 grid((unsigned)n_tokens, (unsigned)ceil_div(op->columns, LANE_CHANNELS * COMBINE_THREADS));
-    LAUNCH((combine_kernel<DTYPE, VECTOR>), grid, dim3(COMBINE_THREADS), 0, device->stream, *op);
+    LAUNCH_NEXT(device, (combine_kernel<DTYPE, VECTOR>), grid, dim3(COMBINE_THREADS), 0, *op);
     GPU_LAUNCHED(device, "combine");
 }
 
@@ -323,9 +329,9 @@ template <int DTYPE, bool VECTOR>
 void launch_combine_norm(struct gpu_device *device, const struct combine *op,
                          const struct rondo_op_rmsnorm *norm)
 {
-    LAUNCH((combine_norm_kernel<DTYPE, VECTOR>), dim3((unsigned)norm->n_rows), dim3(NORM_THREADS),
-           (size_t)(op->staged + 1) * sizeof(float), device->stream, *op, norm->weight, norm->eps,
-           act_rows_of(&norm->out, &norm->codes));
+    LAUNCH_NEXT(device, (combine_norm_kernel<DTYPE, VECTOR>), dim3((unsigned)norm->n_rows),
+                dim3(NORM_THREADS), (size_t)(op->staged + 1) * sizeof(float), *op, norm->weight,
+                norm->eps, act_rows_of(&norm->out, &norm->codes));
     GPU_LAUNCHED(device, "combine");
 }
 
@@ -382,8 +388,8 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
     if (args.n_pairs <= ONE_TILE) {
         args.n_tiles = 1;
         args.tile = args.n_pairs;
-        LAUNCH(sort_one_kernel, dim3(1), dim3(SORT_THREADS), runs + row + sizeof(int32_t),
-               gpu->stream, args);
+        LAUNCH_NEXT(gpu, sort_one_kernel, dim3(1), dim3(SORT_THREADS), runs + row + sizeof(int32_t),
+                    args);
         GPU_LAUNCHED(gpu, "group_tokens");
         return;
     }
@@ -391,14 +397,14 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
     args.n_tiles = (int32_t)ceil_div(args.n_pairs, args.tile);
     args.total = static_cast<int32_t *>(gpu->workspace);
     args.before = args.total + op->n_experts;
-    LAUNCH(sort_count_kernel, dim3((unsigned)args.n_tiles), dim3(SORT_THREADS), runs, gpu->stream,
-           args);
+    LAUNCH_NEXT(gpu, sort_count_kernel, dim3((unsigned)args.n_tiles), dim3(SORT_THREADS), runs,
+                args);
     GPU_LAUNCHED(gpu, "group_tokens");
-    LAUNCH(sort_sum_kernel, dim3((unsigned)ceil_div(op->n_experts, MAX_WARPS)), dim3(SORT_THREADS),
-           0, gpu->stream, args);
+    LAUNCH_NEXT(gpu, sort_sum_kernel, dim3((unsigned)ceil_div(op->n_experts, MAX_WARPS)),
+                dim3(SORT_THREADS), 0, args);
     GPU_LAUNCHED(gpu, "group_tokens");
-    LAUNCH(sort_place_kernel, dim3((unsigned)args.n_tiles), dim3(SORT_THREADS),
-           runs + row + sizeof(int32_t), gpu->stream, args);
+    LAUNCH_NEXT(gpu, sort_place_kernel, dim3((unsigned)args.n_tiles), dim3(SORT_THREADS),
+                runs + row + sizeof(int32_t), args);
     GPU_LAUNCHED(gpu, "group_tokens");
 }
 

@@ -55,6 +55,7 @@ __device__ __forceinline__ void stage_row(const float *x, float *to, int32_t n, 
 template <int GATE, bool VECTOR, int ROWS, int THREADS>
 __global__ void __launch_bounds__(ROWS *THREADS) norm_kernel(struct norm op)
 {
+    wait_for_previous();
     DYN_SHARED(float, shared);
     float *inverse = shared + ROWS * op.staged; // [ROWS, n_groups]
     int sub = (int)threadIdx.x / THREADS, thread = (int)threadIdx.x % THREADS;
@@ -121,8 +122,8 @@ void launch_norm(struct gpu_device *device, struct norm op, const char *what)
     int32_t padded = (op.columns + 31) / 32 * 32 + 16; // the rows of a warp's halves in other banks
     op.staged = ROWS * (padded + op.n_groups) <= SHARED_FLOATS ? padded : 0;
     size_t size = (size_t)ROWS * (size_t)(op.staged + op.n_groups) * sizeof(float);
-    LAUNCH((norm_kernel<GATE, VECTOR, ROWS, THREADS>), dim3((unsigned)ceil_div(op.n_rows, ROWS)),
-           dim3(ROWS * THREADS), size, device->stream, op);
+    LAUNCH_NEXT(device, (norm_kernel<GATE, VECTOR, ROWS, THREADS>),
+                dim3((unsigned)ceil_div(op.n_rows, ROWS)), dim3(ROWS * THREADS), size, op);
     GPU_LAUNCHED(device, what);
 }
 
@@ -150,6 +151,7 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS)
     quantize_kernel(const char *x, int64_t x_stride, struct code_rows out, int64_t n_rows,
                     int32_t columns, int32_t pieces, bool power_of_two)
 {
+    wait_for_previous();
     uint32_t unit = blockIdx.x * (QUANTIZE_THREADS / GROUP_LANES) + threadIdx.x / GROUP_LANES;
     int64_t row = unit / (uint32_t)pieces;
     int32_t end = row < n_rows ? columns : 0; // lanes without work go along
@@ -171,10 +173,9 @@ void launch_quantize(struct gpu_device *device, const struct rondo_op_quantize *
     int64_t rows = rondo_tensor_rows(&op->x), columns = rondo_tensor_columns(&op->x);
     int64_t pieces = ceil_div(columns, RONDO_BLOCK * AT_ONCE);
     int64_t blocks = ceil_div(rows * pieces * GROUP_LANES, QUANTIZE_THREADS);
-    LAUNCH((quantize_kernel<DTYPE, VECTOR, AT_ONCE>), dim3((unsigned)blocks),
-           dim3(QUANTIZE_THREADS), 0, device->stream, static_cast<const char *>(op->x.data),
-           op->x.row_stride, code_rows_of(&op->out), rows, (int32_t)columns, (int32_t)pieces,
-           op->power_of_two);
+    LAUNCH_NEXT(device, (quantize_kernel<DTYPE, VECTOR, AT_ONCE>), dim3((unsigned)blocks),
+                dim3(QUANTIZE_THREADS), 0, static_cast<const char *>(op->x.data), op->x.row_stride,
+                code_rows_of(&op->out), rows, (int32_t)columns, (int32_t)pieces, op->power_of_two);
     GPU_LAUNCHED(device, "quantize");
 }
 

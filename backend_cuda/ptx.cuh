@@ -186,6 +186,20 @@ static __device__ __forceinline__ uint32_t pack_e4m3(float low, float high)
 #endif
 }
 
+// ---- launches that follow one another --------------------------------------------------------------------------
+
+// Until launches before this one are over and what they stored can be seen; from here on the launch behind this one may
+// begin (LAUNCH_NEXT). By all threads, before they read or write what other launches write or read: as every launch
+// waits for the one before it, all that came earlier is over then, too.
+static __device__ __forceinline__ void wait_for_previous()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n"
+                 "griddepcontrol.launch_dependents;" ::
+                     : "memory");
+#endif
+}
+
 // ---- barriers of part of a block -------------------------------------------------------------------------------
 
 // Barrier 1..15 (0 is that of __syncthreads) of `threads`, a multiple of the warp size: sync waits for all of

@@ -92,6 +92,13 @@ static __device__ __forceinline__ void tma_load_3d(void *shared, const CUtensorM
                  : "memory");
 }
 
+// The same, also before wait_for_previous: of memory that no launch writes.
+static __device__ __forceinline__ void tma_load_3d_early(void *shared, const CUtensorMap *map,
+                                                         uint64_t *barrier, int x, int y, int z)
+{
+    tma_load_3d(shared, map, barrier, x, y, z);
+}
+
 static __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map)
 {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

@@ -115,6 +115,7 @@ __device__ __forceinline__ void finish(const struct qkv &op, int64_t token, int6
 template <int DTYPE, bool VECTOR, int AT_ONCE>
 __global__ void __launch_bounds__(THREADS) qkv_kernel(struct qkv op)
 {
+    wait_for_previous();
     DYN_SHARED(float, shared);
     int64_t token = blockIdx.x;
     int32_t total = op.heads + 2 * op.kv_heads, lane = (int32_t)(threadIdx.x % GROUP_LANES);
@@ -161,9 +162,9 @@ void launch_qkv(struct gpu_device *device, struct qkv op, int32_t n_tokens)
     int32_t steps = (int32_t)ceil_div(total, (int64_t)blocks * step);
     op.per_block = steps * step;
     size_t size = (size_t)step * (size_t)op.staged * sizeof(float);
-    LAUNCH((qkv_kernel<DTYPE, VECTOR, AT_ONCE>),
-           dim3((unsigned)n_tokens, (unsigned)ceil_div(total, op.per_block)), dim3(THREADS), size,
-           device->stream, op);
+    LAUNCH_NEXT(device, (qkv_kernel<DTYPE, VECTOR, AT_ONCE>),
+                dim3((unsigned)n_tokens, (unsigned)ceil_div(total, op.per_block)), dim3(THREADS),
+                size, op);
     GPU_LAUNCHED(device, "qkv");
 }
 

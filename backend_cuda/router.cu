@@ -18,6 +18,7 @@ constexpr int MAX_PER_LANE = 16; // experts of a lane of the fast kernel
 template <int PER>
 __global__ void __launch_bounds__(THREADS) router_kernel(struct router op, int32_t lanes)
 {
+    wait_for_previous();
     int64_t token = (int64_t)blockIdx.x * (THREADS / WARP_SIZE) + threadIdx.x / WARP_SIZE;
     if (token < op.n_tokens)
         route_token<PER>(op, lanes, token);
@@ -26,6 +27,7 @@ __global__ void __launch_bounds__(THREADS) router_kernel(struct router op, int32
 // Any shape: a block of one warp a token; keys of experts and ranks of groups in shared memory.
 __global__ void __launch_bounds__(WARP_SIZE) router_any_kernel(struct router op)
 {
+    wait_for_previous();
     DYN_SHARED(uint32_t, key);                                         // [n_experts]
     float *group_rank = reinterpret_cast<float *>(key + op.n_experts); // [n_group]
     int32_t lane = (int32_t)threadIdx.x;
@@ -94,15 +96,15 @@ void GPU(router)(struct rondo_device *device, const struct rondo_op_router *op)
     const int64_t per_lane = router_per_lane(args);
     dim3 grid((unsigned)ceil_div(args.n_tokens, THREADS / WARP_SIZE)), block(THREADS);
     if (per_lane > MAX_PER_LANE)
-        LAUNCH(router_any_kernel, dim3((unsigned)args.n_tokens), dim3(WARP_SIZE),
-               (size_t)(args.n_experts + args.n_group) * sizeof(float), gpu->stream, args);
+        LAUNCH_NEXT(gpu, router_any_kernel, dim3((unsigned)args.n_tokens), dim3(WARP_SIZE),
+                    (size_t)(args.n_experts + args.n_group) * sizeof(float), args);
     else if (per_lane > 8)
-        LAUNCH((router_kernel<16>), grid, block, 0, gpu->stream, args, lanes);
+        LAUNCH_NEXT(gpu, (router_kernel<16>), grid, block, 0, args, lanes);
     else if (per_lane > 4)
-        LAUNCH((router_kernel<8>), grid, block, 0, gpu->stream, args, lanes);
+        LAUNCH_NEXT(gpu, (router_kernel<8>), grid, block, 0, args, lanes);
     else if (per_lane > 1)
-        LAUNCH((router_kernel<4>), grid, block, 0, gpu->stream, args, lanes);
+        LAUNCH_NEXT(gpu, (router_kernel<4>), grid, block, 0, args, lanes);
     else
-        LAUNCH((router_kernel<1>), grid, block, 0, gpu->stream, args, lanes);
+        LAUNCH_NEXT(gpu, (router_kernel<1>), grid, block, 0, args, lanes);
     GPU_LAUNCHED(gpu, "router");
 }

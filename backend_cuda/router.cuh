@@ -8,7 +8,7 @@
 #define RONDO_BACKEND_CUDA_ROUTER_CUH
 
 #include "backend_cuda/gemm.h"
-#include "backend_cuda/kernel.cuh"
+#include "backend_cuda/ptx.cuh"
 
 struct router {
     const float *logits, *bias; // bias NULL: none

@@ -105,6 +105,7 @@ static __device__ float combine_factors(const combine_shared &s, const float *ml
 template <class Exp>
 static __global__ void __launch_bounds__(COMBINE_THREADS) attention_combine(attention_args a)
 {
+    wait_for_previous();
     DYN_SHARED(float, memory);
     combine_shared s(memory);
     int64_t row = blockIdx.x;
@@ -176,6 +177,7 @@ static __device__ __forceinline__ void store_codes(const attention_args &a, int3
 template <typename Act>
 static __global__ void __launch_bounds__(STORE_THREADS) attention_store_codes(attention_args a)
 {
+    wait_for_previous();
     int32_t token = (int32_t)blockIdx.x, number = a.sequence_of[token];
     if (number < 0 || number >= a.n_sequences)
         return;
@@ -193,9 +195,9 @@ static void launch_store(struct gpu_device *device, const attention_args *a, boo
 {
     dim3 grid((unsigned)a->n_tokens), block(STORE_THREADS);
     if (is_f32)
-        LAUNCH(attention_store_codes<float>, grid, block, 0, device->stream, *a);
+        LAUNCH_NEXT(device, attention_store_codes<float>, grid, block, 0, *a);
     else
-        LAUNCH(attention_store_codes<uint16_t>, grid, block, 0, device->stream, *a);
+        LAUNCH_NEXT(device, attention_store_codes<uint16_t>, grid, block, 0, *a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 
@@ -295,11 +297,11 @@ static void launch_apart(struct gpu_device *device, attention_args a, struct way
         launch(device, &a, way);
         const size_t shared = 4 * COMBINE_THREADS * sizeof(float);
         if (way.tiles)
-            LAUNCH(attention_combine<attention_fast>, dim3((unsigned)rows), dim3(COMBINE_THREADS),
-                   shared, device->stream, a);
+            LAUNCH_NEXT(device, attention_combine<attention_fast>, dim3((unsigned)rows),
+                        dim3(COMBINE_THREADS), shared, a);
         else
-            LAUNCH(attention_combine<attention_exact>, dim3((unsigned)rows), dim3(COMBINE_THREADS),
-                   shared, device->stream, a);
+            LAUNCH_NEXT(device, attention_combine<attention_exact>, dim3((unsigned)rows),
+                        dim3(COMBINE_THREADS), shared, a);
         GPU_LAUNCHED(device, "softmax_attention");
     }
 }

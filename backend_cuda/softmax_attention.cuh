@@ -12,7 +12,7 @@
 #ifndef RONDO_BACKEND_CUDA_SOFTMAX_ATTENTION_CUH
 #define RONDO_BACKEND_CUDA_SOFTMAX_ATTENTION_CUH
 
-#include "backend_cuda/kernel.cuh"
+#include "backend_cuda/ptx.cuh"
 
 #define ATTENTION_LOG2E 1.44269504088896341f
 

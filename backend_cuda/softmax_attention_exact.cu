@@ -257,6 +257,7 @@ static __device__ void end_segment(const exact_shared &s, const attention_args &
 template <typename Act>
 static __global__ void __launch_bounds__(THREADS) attention_exact_rows(attention_args a)
 {
+    wait_for_previous();
     DYN_SHARED(float, memory);
     exact_shared s(memory, a.head_dim);
     int32_t head = (int32_t)blockIdx.y, segment = (int32_t)blockIdx.z;
@@ -303,7 +304,7 @@ template <typename Act> static void launch(struct gpu_device *device, const atte
     if (!allow_shared_memory(device, attention_exact_rows<Act>, shared,
                              "softmax_attention: shared memory"))
         return;
-    LAUNCH((attention_exact_rows<Act>), grid, dim3(THREADS), shared, device->stream, *a);
+    LAUNCH_NEXT(device, (attention_exact_rows<Act>), grid, dim3(THREADS), shared, *a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 

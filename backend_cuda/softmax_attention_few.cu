@@ -201,6 +201,7 @@ write_rows(const few_rows<HD, P> &rows, const attention_args &a, const attention
 template <int HD, int P, bool CODES>
 static __global__ void __launch_bounds__(THREADS(P), 2 / P) attention_few(attention_args a)
 {
+    wait_for_previous();
     DYN_SHARED(unsigned char, memory);
     few_shared<HD, P, CODES> shared(memory, a.stages);
     few_rows<HD, P> rows;
@@ -247,7 +248,7 @@ template <int HD, int P, bool CODES> static void launch(struct gpu_device *devic
     dim3 grid((unsigned)a.tiles, (unsigned)a.kv_heads, a.partial ? (unsigned)a.segments : 1);
     if (!allow_shared_memory(device, attention_few<HD, P, CODES>, shared, "softmax_attention"))
         return;
-    LAUNCH((attention_few<HD, P, CODES>), grid, dim3(THREADS(P)), shared, device->stream, a);
+    LAUNCH_NEXT(device, (attention_few<HD, P, CODES>), grid, dim3(THREADS(P)), shared, a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 

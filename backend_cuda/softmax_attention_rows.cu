@@ -323,6 +323,7 @@ static __device__ __forceinline__ void run_tile(const attention_args &a, int32_t
 template <int HD, int WARPS, bool CODES>
 static __global__ void __launch_bounds__(WARPS *WARP_SIZE, 1) attention_rows(attention_args a)
 {
+    wait_for_previous();
     DYN_SHARED(uint16_t, shared);
     int32_t works = a.tiles * a.kv_heads * (a.partial ? a.segments : 1);
     for (int32_t work = (int32_t)blockIdx.x; work < works; work += (int32_t)gridDim.x) {
@@ -370,8 +371,8 @@ static void launch(struct gpu_device *device, attention_args a)
         works = resident_blocks(device);
     if (!allow_shared_memory(device, attention_rows<HD, WARPS, CODES>, shared, "softmax_attention"))
         return;
-    LAUNCH((attention_rows<HD, WARPS, CODES>), dim3((unsigned)works), dim3(WARPS * WARP_SIZE),
-           shared, device->stream, a);
+    LAUNCH_NEXT(device, (attention_rows<HD, WARPS, CODES>), dim3((unsigned)works),
+                dim3(WARPS * WARP_SIZE), shared, a);
     GPU_LAUNCHED(device, "softmax_attention");
 }
 

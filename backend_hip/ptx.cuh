@@ -28,6 +28,11 @@ static __device__ __forceinline__ void copy_async_commit()
 {
 }
 
+// Launches follow one another anyway.
+static __device__ __forceinline__ void wait_for_previous()
+{
+}
+
 template <int N> static __device__ __forceinline__ void copy_async_wait()
 {
 }

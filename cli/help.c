@@ -72,6 +72,7 @@ static const struct topic topics[] = {
      "             algorithm for another number of rows: results then depend on the batch and on "
      "how a\n"
      "             prompt is cut, and are not bit for bit those of cuda:N\n"
+     "  cuda:N+serial  no launch begins before the one before it is over: slower, the same bits\n"
      "  hip:N      an AMD GPU, where rondo was built with ROCm: the kernels of cuda\n"
      "  simt:N     kernels of the GPU backend, emulated on the CPU: for tests; 0 is like an H100, "
      "1 "

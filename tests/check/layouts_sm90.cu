@@ -209,6 +209,58 @@ void check_bulk(FILE *to, int *wrong)
         test.expect("byte", i, 0, out.host[i], in.host[i < 512 ? i : i + 512]);
 }
 
+// ---- launches that follow one another --------------------------------------------------------------------------
+
+enum { NEXT_BLOCKS = 40, NEXT_THREADS = 64, NEXT_LAUNCHES = 12 };
+
+// Each launch adds one to what the launch before it has stored, late, at the other end of the grid.
+__global__ void run_next(const int *from, int *to, int rounds)
+{
+    wait_for_previous();
+    const int i = (int)(blockIdx.x * NEXT_THREADS + threadIdx.x);
+    float x = (float)i;
+    for (int round = 0; round < rounds; round++)
+        x = fmaf(x, 0.999f, 1.0f);
+    to[i] = from[NEXT_BLOCKS * NEXT_THREADS - 1 - i] + (x < 0 ? 2 : 1);
+}
+
+void launch_in_a_row(const gpu_device *device, int *a, int *b)
+{
+    for (int i = 0; i < NEXT_LAUNCHES; i += 2) {
+        LAUNCH_NEXT(device, run_next, NEXT_BLOCKS, NEXT_THREADS, 0, a, b, 2000);
+        LAUNCH_NEXT(device, run_next, NEXT_BLOCKS, NEXT_THREADS, 0, b, a, 20);
+    }
+}
+
+// Called one by one, and as a recording that is replayed twice.
+void check_next(FILE *to, int *wrong)
+{
+    const int n = NEXT_BLOCKS * NEXT_THREADS;
+    Array<int> a(n), b(n);
+    gpu_device device = {};
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    Instruction test(to, wrong, "griddepcontrol, launches in a row");
+    device.overlaps = 1;
+    cudaStreamCreateWithFlags(&device.stream, cudaStreamNonBlocking);
+    a.up();
+    launch_in_a_row(&device, a.device, b.device);
+    cudaStreamBeginCapture(device.stream, cudaStreamCaptureModeThreadLocal);
+    launch_in_a_row(&device, a.device, b.device);
+    cudaError_t error = cudaStreamEndCapture(device.stream, &graph);
+    error = error ? error : cudaGraphInstantiate(&exec, graph, 0);
+    for (int i = 0; i < 2 && !error; i++)
+        error = cudaGraphLaunch(exec, device.stream);
+    test.expect("recording: error", 0, 0, error, cudaSuccess);
+    cudaStreamSynchronize(device.stream);
+    a.down();
+    for (int i = 0; i < n; i++)
+        test.expect("thread", i, 0, a.host[i], 3 * NEXT_LAUNCHES);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(device.stream);
+}
+
 // ---- wgmma -----------------------------------------------------------------------------------------------------
 
 enum { SHARED_MATRIX = 256 * 128 }; // bytes: the largest N
@@ -364,6 +416,7 @@ int GPU(layouts_sm90)(int ordinal, FILE *to)
     check_tma(to, &wrong, "tensor copy 2d, bf16, swizzled", 2, true);
     check_tma(to, &wrong, "tensor copy 3d, 1 byte, swizzled", 1, false);
     check_bulk(to, &wrong);
+    check_next(to, &wrong);
     check_wgmma<uint8_t, 8, false>(to, &wrong, "wgmma.m64n8k32 e4m3");
     check_wgmma<uint8_t, 32, false>(to, &wrong, "wgmma.m64n32k32 e4m3");
     check_wgmma<uint8_t, 64, false>(to, &wrong, "wgmma.m64n64k32 e4m3");

@@ -511,6 +511,7 @@ static void fiber_main()
 #endif
     for (;;) {
         current->block->call->run();
+        must_have_waited("the end", Here(nullptr, 0));
         Thread *thread = current;
         Block *block = thread->block;
         leave(thread);
@@ -583,6 +584,17 @@ void fail_site(const Site &site, int error, const char *form, ...)
     va_list arguments;
     va_start(arguments, form);
     fail_with(site, error, form, arguments);
+}
+
+void wait_for_previous()
+{
+    current->early = false;
+}
+
+void must_have_waited(const char *what, Here here)
+{
+    if (current->early)
+        fail_at(here, cudaErrorLaunchFailure, "%s comes before wait_for_previous", what);
 }
 
 // What a thread waits for: a phrase, a name, and where. Returns false for threads that have returned.
@@ -692,8 +704,10 @@ static void reset(Block *block)
         warp->arrived = warp->grouped = warp->waiting = 0;
         memset(warp->at_barrier, 0, sizeof warp->at_barrier);
     }
-    for (unsigned i = 0; i < block->count; i++)
+    for (unsigned i = 0; i < block->count; i++) {
         block->threads[i].stack_pointer = nullptr;
+        block->threads[i].early = block->call->next;
+    }
 }
 
 static int run_block(Block *block, uint3 index, size_t dynamic_size, int device)

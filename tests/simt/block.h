@@ -83,6 +83,7 @@ struct alignas(64) Thread {
     const Position *position;
     void *stack_pointer; // while switched out; null: has not begun
     unsigned lane;       // in its warp
+    bool early;          // of LAUNCH_NEXT, and has not waited for the launch before it
     int stack;           // number in the pool
     void *fake_stack;    // AddressSanitizer's
 };
@@ -189,6 +190,12 @@ Arrival barrier_block(Here here = Here());
 int barrier_reduce(int predicate, char operation, Here here = Here());
 
 // ---- waiting --------------------------------------------------------------------------------------
+
+// Launches by LAUNCH_NEXT begin before the launch before them is over, as far as checks go: their threads must all come
+// here, and must not access device memory before. Plain loads and stores are checked in checked builds.
+void wait_for_previous();
+// Reports that a thread has not come there yet.
+void must_have_waited(const char *what, Here here);
 
 // Lets others run; returns when something may have changed (notify, deferred work done, a barrier passed, ...).
 // When nothing can change any more, reports a deadlock and does not return.

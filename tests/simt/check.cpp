@@ -333,6 +333,9 @@ void check_access(const void *pointer, size_t size, Checker::Kind kind, size_t a
     if (!in_window && !in_device_space(pointer))
         return;
     check_bounds(pointer, size, what, site);
+    if (!in_window && current->early)
+        fail_site(site, cudaErrorLaunchFailure,
+                  "%s of device memory comes before wait_for_previous", what);
     if (align && (uintptr_t)pointer % align)
         fail_site(site, cudaErrorMisalignedAddress,
                   "%s of %zu bytes at %p, which is not aligned to %zu bytes", what, size, pointer,

@@ -39,6 +39,7 @@ class Kernel_call
     const unsigned width;
     std::vector<const void *> pointers; // among the arguments
     const bool checked; // was compiled with calls of the emulator at loads and stores
+    bool next = false;  // by LAUNCH_NEXT, on a device whose launches overlap
 };
 
 // Of a translation unit: warp size and checks may differ in the next one.
@@ -91,6 +92,19 @@ inline void launch_kernel(Here here, const char *name, void (*kernel)(Parameters
                                                            std::forward<Arguments>(arguments)...),
            grid, block, dynamic_size, stream, here);
 }
+
+template <class Device, class... Parameters, class... Arguments>
+inline void launch_next(Here here, const char *name, const Device *device,
+                        void (*kernel)(Parameters...), const dim3 &grid, const dim3 &block,
+                        size_t dynamic_size, Arguments &&...arguments)
+{
+    static_assert(sizeof...(Parameters) == sizeof...(Arguments),
+                  "LAUNCH_NEXT: number of kernel arguments");
+    auto call = std::make_shared<Kernel_call_of<Parameters...>>(
+        name, kernel, std::forward<Arguments>(arguments)...);
+    call->next = device->overlaps;
+    launch(call, grid, block, dynamic_size, device->stream, here);
+}
 } // namespace
 
 void *dynamic_shared();
@@ -102,6 +116,9 @@ void *shared_array(const void *key, const char *name, size_t size, size_t align)
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
     simt::launch_kernel(simt::Here(), #kernel, kernel, dim3(grid), dim3(block), (shared),          \
                         (stream)__VA_OPT__(, ) __VA_ARGS__)
+#define LAUNCH_NEXT(device, kernel, grid, block, shared, ...)                                      \
+    simt::launch_next(simt::Here(), #kernel, (device), kernel, dim3(grid), dim3(block),            \
+                      (shared)__VA_OPT__(, ) __VA_ARGS__)
 #define DYN_SHARED(type, name) type *name = reinterpret_cast<type *>(simt::dynamic_shared())
 #define SHARED_ARRAY(type, name, count)                                                            \
     static const char simt_key_##name = 0;                                                         \

@@ -157,6 +157,7 @@ static void do_copy(const Copy &copy)
 
 void copy_async(void *shared, const void *global, unsigned size, bool valid, Here here)
 {
+    must_have_waited("an asynchronous copy", here);
     if ((uintptr_t)shared % size || (valid && (uintptr_t)global % size))
         fail_at(here, cudaErrorMisalignedAddress, "cp.async of %u bytes from %p to %p: not aligned",
                 size, global, shared);

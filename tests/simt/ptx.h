@@ -134,6 +134,11 @@ static inline uint32_t pack_e4m3(float low, float high)
     return simt::e4m3_bits(low) | (uint32_t)simt::e4m3_bits(high) << 8;
 }
 
+static inline void wait_for_previous()
+{
+    simt::wait_for_previous();
+}
+
 static inline void named_barrier_sync(int id, int threads, simt::Here here = simt::Here())
 {
     simt::barrier((unsigned)id, (unsigned)threads, "named barrier", here);

@@ -204,9 +204,11 @@ static void copy_box(const Box &box)
 }
 
 void tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, unsigned rank, const int *at,
-              Here here)
+              bool early, Here here)
 {
     Box box;
+    if (!early)
+        must_have_waited("a tensor copy", here);
     memcpy(&box.map, map, sizeof box.map);
     if (box.map.mark != tensor_map_mark || box.map.rank != rank)
         fail_at(here, cudaErrorIllegalInstruction, "not a tensor map of %u dimensions", rank);
@@ -235,6 +237,7 @@ void bulk_load(void *shared, const void *global, int bytes, uint64_t *barrier, H
     if ((uintptr_t)shared % 16 || (uintptr_t)global % 16 || bytes % 16 || bytes <= 0)
         fail_at(here, cudaErrorMisalignedAddress, "bulk copy of %d bytes: not multiples of 16",
                 bytes);
+    must_have_waited("a bulk copy", here);
     shared_offset(shared);
     check_usable_by_copies(barrier, here);
     Async async = note_async_start(here, true);

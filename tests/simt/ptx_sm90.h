@@ -20,8 +20,9 @@ void mbarrier_arrive(uint64_t *barrier, int bytes, Here here); // and expect
 void mbarrier_wait(uint64_t *barrier, int parity, Here here);
 void copy_async_arrive(uint64_t *barrier, Here here);
 
+// early: before wait_for_previous, too.
 void tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, unsigned rank, const int *at,
-              Here here);
+              bool early, Here here);
 void bulk_load(void *shared, const void *global, int bytes, uint64_t *barrier, Here here);
 void fence_async_proxy();
 
@@ -72,14 +73,21 @@ static inline void tma_load_2d(void *shared, const CUtensorMap *map, uint64_t *b
                                int y, simt::Here here = simt::Here())
 {
     const int at[2] = {x, y};
-    simt::tma_load(shared, map, barrier, 2, at, here);
+    simt::tma_load(shared, map, barrier, 2, at, false, here);
 }
 
 static inline void tma_load_3d(void *shared, const CUtensorMap *map, uint64_t *barrier, int x,
                                int y, int z, simt::Here here = simt::Here())
 {
     const int at[3] = {x, y, z};
-    simt::tma_load(shared, map, barrier, 3, at, here);
+    simt::tma_load(shared, map, barrier, 3, at, false, here);
+}
+
+static inline void tma_load_3d_early(void *shared, const CUtensorMap *map, uint64_t *barrier, int x,
+                                     int y, int z, simt::Here here = simt::Here())
+{
+    const int at[3] = {x, y, z};
+    simt::tma_load(shared, map, barrier, 3, at, true, here);
 }
 
 static inline void tma_prefetch_map(const CUtensorMap *map)

@@ -481,6 +481,52 @@ void test_launches()
                    {"40960 bytes of SHARED_ARRAY and 204800 of dynamic"}));
 }
 
+// ---- launches that begin before the one before them is over ----------------------------------------
+
+enum { waits, never_waits, one_does_not, reads_first, writes_first };
+
+__global__ void next_kernel(const float *x, float *y, int how)
+{
+    float value = 0;
+    if (how == reads_first)
+        value = x[threadIdx.x];
+    if (how == writes_first)
+        y[threadIdx.x] = 1;
+    if (how != never_waits && (how != one_does_not || threadIdx.x != 40))
+        simt::wait_for_previous();
+    if (how == never_waits || threadIdx.x == 40)
+        return;
+    y[threadIdx.x] = value + x[threadIdx.x];
+}
+
+void test_next()
+{
+    struct {
+        bool overlaps;
+        cudaStream_t stream;
+    } device = {true, 0};
+    Device_array<float> x(64), y(64);
+    LAUNCH_NEXT(&device, next_kernel, 1, 64, 0, x.get(), y.get(), (int)waits);
+    CHECK(clean());
+    for (int how : {never_waits, one_does_not}) {
+        LAUNCH_NEXT(&device, next_kernel, 1, 64, 0, x.get(), y.get(), how);
+        CHECK(reported(cudaErrorLaunchFailure, {"the end comes before wait_for_previous"}));
+        simt_recover();
+    }
+    for (int how : {reads_first, writes_first}) {
+        LAUNCH_NEXT(&device, next_kernel, 1, 64, 0, x.get(), y.get(), how);
+        CHECK(is_checked ? reported(cudaErrorLaunchFailure,
+                                    {"device memory comes before wait_for_previous"})
+                         : clean());
+        simt_recover();
+    }
+    device.overlaps = false; // launches follow one another
+    for (int how : {never_waits, reads_first, writes_first}) {
+        LAUNCH_NEXT(&device, next_kernel, 1, 64, 0, x.get(), y.get(), how);
+        CHECK(clean());
+    }
+}
+
 } // namespace
 
 int main()
@@ -491,5 +537,6 @@ int main()
     test_device_bounds();
     test_meeting();
     test_launches();
+    test_next();
     return finish(is_checked ? "bugs, checked" : "bugs");
 }

@@ -228,6 +228,7 @@ gpu_device device_like(int multiprocessors)
     device.capability = 90;
     device.warp_size = 32;
     device.multiprocessors = multiprocessors;
+    device.overlaps = 1;
     return device;
 }
 
@@ -275,7 +276,7 @@ int wrong_values(const Problem &problem, const Reference &reference,
 const struct {
     int kind, narrow;
 } shapes[] = {{SM90_WIDE, 0},   {SM90_SQUARE, 0}, {SM90_FEW64, 64},
-              {SM90_FEW64, 32}, {SM90_FEW32, 64}, {SM90_FEW32, 16}};
+              {SM90_FEW64, 32}, {SM90_FEW32, 64}, {SM90_FEW32, 8}};
 
 void run_case(const Case &c, int multiprocessors)
 {

@@ -95,6 +95,8 @@ static void test_list(void)
                    error.status == RONDO_USAGE && strstr(error.message, options_of_names[i][1]) &&
                    !strchr(error.message, '\n'),
                "%s: %s", options_of_names[i][0], error.message);
+    struct rondo_device *serial = open_device("simt:0+serial");
+    rondo_device_close(serial);
     struct rondo_device_options options = {.cpu_mask = "avx2"};
     EXPECT(!rondo_device_open("simt", &options, &error) && error.status == RONDO_USAGE, "%s",
            error.message);
