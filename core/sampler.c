@@ -11,6 +11,7 @@
 #include "core/candidates.h"
 #include "core/error.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Ranked by one integer: a key that orders floats, descending, then the id, ascending. */
@@ -247,10 +248,12 @@ static double uniform(uint64_t seed, uint64_t n)
     return (double)(z >> 11) * 0x1p-53;
 }
 
-/* Whether the pick needs the mass of all ids: when nothing but their mass cuts the ranking. */
+/* Whether the pick needs the mass of all ids: when nothing but their mass cuts the ranking, or nothing does among the
+ * candidates. */
 static bool needs_total(const struct rondo_sampler_options *o)
 {
-    return o->temperature > 0 && o->top_k == 0 && (o->top_p < 1 || o->min_p == 0);
+    return o->temperature > 0 && (o->top_k == 0 || o->top_k > RONDO_CANDIDATES) &&
+           (o->top_p < 1 || o->min_p == 0);
 }
 
 static uint64_t mass_of_first(struct ranking *ranking, size_t n)
@@ -261,28 +264,35 @@ static uint64_t mass_of_first(struct ranking *ranking, size_t n)
     return mass;
 }
 
-/* What top-k, top-p and min-p leave: *keep first ids of the ranking and their mass. False: that can not be said without
- * the rest of the row. */
-static bool cut(struct ranking *ranking, const struct rondo_sampler_options *o, size_t *keep,
-                uint64_t *left)
+/* What each id after the first n has at most: no more than the one before, if not for the rounding of exponentials. */
+static double most_behind(struct ranking *ranking, size_t n)
 {
-    size_t n = ranking->n;
-    bool is_end = ranking->is_whole; /* nothing follows the first n */
-    uint64_t sum = ranking->total;   /* of what top-p takes its share */
-    double share = INFINITY;
-    if (o->top_k > 0) {
-        if ((size_t)o->top_k <= n) {
-            n = (size_t)o->top_k;
-            is_end = true;
-        }
-        sum = 0;
-    }
-    if (o->top_p < 1) {
-        if (o->top_k > 0 && !is_end)
-            return false;
-        sum = o->top_k > 0 ? mass_of_first(ranking, n) : sum;
-        share = (double)o->top_p * (double)sum;
-    }
+    return (double)rondo_candidate_mass(ranked(ranking, n - 1)->weight) * (1 + 0x1p-18) + 1;
+}
+
+/* A mass that is not less than `low`, nor more than `high`. */
+struct bounds {
+    double low, high;
+};
+
+/* The mass that top-p takes its share of: that of all ids, or of the first top-k of them. Of those the first n are
+ * known, which are all of them if `is_end`. */
+static struct bounds mass_of_top(struct ranking *ranking, const struct rondo_sampler_options *o,
+                                 size_t n, bool is_end)
+{
+    double total = ranking->total ? (double)ranking->total : INFINITY;
+    if (o->top_k == 0 || (is_end && o->top_p >= 1)) /* the latter is not asked for */
+        return (struct bounds){total, total};
+    double low = (double)mass_of_first(ranking, n), high = low;
+    if (!is_end)
+        high = fmin(total, (low + (o->top_k - (double)n) * most_behind(ranking, n)) * (1 + 1e-12));
+    return (struct bounds){low, high};
+}
+
+/* What top-p and min-p leave of the first n: *keep ids and their mass. False: they may leave more than n. */
+static bool cut(struct ranking *ranking, const struct rondo_sampler_options *o, size_t n,
+                double share, size_t *keep, uint64_t *left)
+{
     *left = 0;
     for (*keep = 0; *keep < n; ++*keep) {
         float weight = ranked(ranking, *keep)->weight;
@@ -291,27 +301,63 @@ static bool cut(struct ranking *ranking, const struct rondo_sampler_options *o, 
             return true;
         *left += mass;
     }
-    return is_end || (double)*left >= share;
+    return (double)*left >= share;
 }
 
-/* The first id at which the cumulated mass passes `draw` of [0, 1) of what is left; false as cut. */
-static bool draw_from(struct ranking *ranking, const struct rondo_sampler_options *o, double draw,
-                      int32_t *id)
+/* The place of the first id at which the cumulated mass passes `draw` of [0, 1) of what is left, were `sum` the mass
+ * that top-p takes its share of; where even then it can not be known what is left, as if it were as much as it can be
+ * (`most`) or as little. False: that place is not among the first n. */
+static bool place_of(struct ranking *ranking, const struct rondo_sampler_options *o, size_t n,
+                     bool is_end, double sum, bool most, double draw, size_t *place)
 {
-    size_t keep = ranking->n;
-    uint64_t left = ranking->total, cumulated = 0;
-    bool is_cut = o->top_k > 0 || o->top_p < 1 || o->min_p > 0;
-    if (is_cut && !cut(ranking, o, &keep, &left))
-        return false;
-    double target = draw * (double)left;
-    for (size_t i = 0; i < keep; i++) {
-        const struct candidate *c = ranked(ranking, i);
-        cumulated += rondo_candidate_mass(c->weight);
-        *id = (int32_t)(uint32_t)c->rank;
+    bool cuts = o->top_k > 0 || o->top_p < 1 || o->min_p > 0;
+    double share = o->top_p < 1 ? (double)o->top_p * sum : INFINITY, left = sum;
+    uint64_t mass = 0, cumulated = 0;
+    size_t keep = n;
+    if (cuts) {
+        is_end |= cut(ranking, o, n, share, &keep, &mass);
+        if (is_end)
+            left = (double)mass;
+        else if (most) /* top-p leaves its share and a part of one id */
+            left = fmin(sum, (share + most_behind(ranking, n)) * (1 + 1e-12));
+        else
+            left = o->min_p > 0 ? (double)mass : fmax((double)mass, fmin(sum, share));
+    }
+    double target = draw * left;
+    for (*place = 0; *place < keep; ++*place) {
+        cumulated += rondo_candidate_mass(ranked(ranking, *place)->weight);
         if (target < (double)cumulated)
             return true;
     }
-    return is_cut || ranking->is_whole;
+    *place = keep ? keep - 1 : 0;
+    return is_end;
+}
+
+/* The id at the place that `draw` picks. False: that can not be said without the rest of the row, what is behind the
+ * candidates. They need not reach top-k nor the share of top-p: the more is left behind them the later is the place, so
+ * that it is known where the most that can be left and the least pick the same. The row is read where the place itself
+ * is behind them, or where an id so near to another is picked that the difference counts. To fetch the next candidates
+ * then would take two launches and a wait for each 256, and still leave picks from the temperature alone, which are
+ * the ones that often are far behind. */
+static bool draw_from(struct ranking *ranking, const struct rondo_sampler_options *o, double draw,
+                      int32_t *id)
+{
+    size_t n = ranking->n, place, least;
+    bool is_end = ranking->is_whole; /* nothing follows the first n */
+    if (o->top_k > 0 && (size_t)o->top_k <= n) {
+        n = (size_t)o->top_k;
+        is_end = true;
+    }
+    struct bounds sum = mass_of_top(ranking, o, n, is_end);
+    if (!place_of(ranking, o, n, is_end, sum.high, true, draw, &place))
+        return false;
+    if (!is_end) {
+        place_of(ranking, o, n, is_end, sum.low, false, draw, &least);
+        if (least != place)
+            return false;
+    }
+    *id = (int32_t)(uint32_t)ranked(ranking, place)->rank;
+    return true;
 }
 
 bool rondo_sampler_is_greedy(const struct rondo_sampler *sampler)

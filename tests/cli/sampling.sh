@@ -39,6 +39,8 @@ same "$small" --repetition-penalty 1.5
 same "$demo" --temperature 1 --top-p 0.8 --repetition-penalty 1.3 --seed 4
 same "$demo" --temperature 3 --top-k 100 --seed 5
 grep -q 'whole rows' "$work/err" && fail 'the 100 largest need no row'
+same "$demo" --temperature 1 --top-k 300 --seed 8 # more than the largest that are fetched
+grep -q 'whole rows' "$work/err" && fail 'the 300 largest need no row here'
 
 # Rows that the largest logits do not decide are read, and said.
 same "$demo" --temperature 100 --repetition-penalty 2 --seed 6

@@ -326,8 +326,8 @@ static void test_sufficient(void)
 {
     enum { N = 40000, PICKS = 30 };
     static float logits[N];
-    struct rondo_sampler_options options[4];
-    for (int i = 0; i < 4; i++) {
+    struct rondo_sampler_options options[7];
+    for (int i = 0; i < 7; i++) {
         options[i] = defaults();
         options[i].temperature = 0.8f;
         options[i].repetition_penalty = 1.1f;
@@ -335,7 +335,12 @@ static void test_sufficient(void)
     options[0].top_k = 40;
     options[1].top_p = 0.95f;
     options[2].min_p = 0.05f;
-    for (int o = 0; o < 4; o++) { /* the last one: the temperature alone */
+    /* [3]: the temperature alone. Of the next the first ids that are left are more than there are candidates. */
+    options[4].top_k = 1000;
+    options[5].top_p = 0.9999f;
+    options[6].top_k = 20000;
+    options[6].top_p = 0.9999f;
+    for (int o = 0; o < 7; o++) {
         struct rondo_sampler *sampler = rondo_sampler_create(N, &options[o], NULL);
         int32_t history[3] = {5, 6, 7};
         int decided = 0;
