@@ -85,7 +85,7 @@ collect_programs() {
     mkdir -p "$out/bin" "$out/lib"
     for program in "${programs[@]}"; do
         strip -o "$out/bin/${program##*/}" "$out/build/$program" || return 1
-        ldd "$out/build/$program" | awk '$2 == "=>" { print $3 }' | grep -E "/($libraries)" | while read -r library; do
+        env -u LD_LIBRARY_PATH ldd "$out/build/$program" | awk '$2 == "=>" { print $3 }' | grep -E "/($libraries)" | while read -r library; do
             cp -L "$library" "$out/lib/"
         done
     done
