@@ -107,7 +107,8 @@ const struct cli_option cli_weight_table[CLI_WEIGHT_OPTIONS] = {
      .kind = CLI_FLAG,
      .offset = WEIGHT(mlock),
      .group = "Device",
-     .help = "read all weights before the start and keep them in memory"},
+     .help = "read all weights before the start and keep them in memory, in huge pages where "
+             "the system has them"},
 };
 
 const struct cli_option cli_message_table[CLI_MESSAGE_OPTIONS] = {

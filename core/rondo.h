@@ -224,9 +224,11 @@ RONDO_API const char *rondo_model_directory(const struct rondo_model *model);
 RONDO_API const char *rondo_mapped_file(const void *address);
 
 /* Reads the files into memory and keeps them there until the model is closed, for devices that use weights in place:
- * otherwise a weight is read when it is first used, and the system may drop what was not used for long. Contexts
- * are made first, because memory that is locked is no longer available. Fails, and locks nothing, where the
- * process may not lock so much, and when `progress` (may be NULL) says so. */
+ * otherwise a weight is read when it is first used, and the system may drop what was not used for long. Files that the
+ * system keeps in small pages are copied to huge ones, where it has them: weights stay at their addresses, and
+ * change no more with the file. Contexts are made first, because memory that is locked is no longer available.
+ * No weight may be in use meanwhile. Fails, and locks nothing, where the process may not lock so much, and
+ * when `progress` (may be NULL) says so. */
 RONDO_API int rondo_model_lock(struct rondo_model *model, rondo_progress_function *progress,
                                void *user, struct rondo_error *error);
 

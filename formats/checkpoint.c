@@ -409,15 +409,20 @@ struct rondo_model *rondo_model_open(const char *directory,
     return model;
 }
 
-static int lock_file(const struct rondo_safetensors *file, uint64_t *done, uint64_t total,
-                     rondo_progress_function *progress, void *user, struct rondo_error *error)
+typedef int lock_function(const struct rondo_mapping *mapping, size_t offset, size_t size,
+                          const char *path, struct rondo_error *error);
+
+/* Locks a file piece by piece, in one of two ways. */
+static int lock_file(const struct rondo_safetensors *file, lock_function *lock, const char *what,
+                     uint64_t *done, uint64_t total, rondo_progress_function *progress, void *user,
+                     struct rondo_error *error)
 {
     const size_t piece = (size_t)64 << 20;
     for (size_t at = 0; at < file->mapping.size; at += piece) {
         size_t size = file->mapping.size - at < piece ? file->mapping.size - at : piece;
-        if (progress && progress(user, "reading weights", *done, total))
+        if (progress && progress(user, what, *done, total))
             return rondo_fail(error, RONDO_FAILED, "%s: interrupted", file->path);
-        int status = rondo_mapping_lock(&file->mapping, at, size, file->path, error);
+        int status = lock(&file->mapping, at, size, file->path, error);
         if (status)
             return status;
         *done += size;
@@ -434,7 +439,16 @@ int rondo_model_lock(struct rondo_model *model, rondo_progress_function *progres
     for (size_t i = 0; i < files->n_shards; i++)
         total += files->shards[i].mapping.size;
     for (size_t i = 0; i < files->n_shards && !status; i++)
-        status = lock_file(&files->shards[i], &done, total, progress, user, error);
+        status = lock_file(&files->shards[i], rondo_mapping_lock, "reading weights", &done, total,
+                           progress, user, error);
+    done = 0;
+    for (size_t i = 0; i < files->n_shards && !status; i++)
+        if (rondo_mapping_is_small(&files->shards[i].mapping))
+            status =
+                lock_file(&files->shards[i], rondo_mapping_enlarge, "copying weights to huge pages",
+                          &done, total, progress, user, error);
+        else
+            done += files->shards[i].mapping.size;
     for (size_t i = 0; i < files->n_shards && status; i++)
         rondo_mapping_unlock(&files->shards[i].mapping);
     return status;

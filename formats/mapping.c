@@ -2,6 +2,7 @@
 #include "formats/mapping.h"
 
 #include "core/error.h"
+#include "formats/huge_pages.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -140,4 +141,16 @@ void rondo_mapping_unlock(const struct rondo_mapping *mapping)
 {
     if (mapping->bytes)
         munlock(mapping->bytes, mapping->size);
+}
+
+bool rondo_mapping_is_small(const struct rondo_mapping *mapping)
+{
+    return mapping->bytes && rondo_huge_pages_wanted(mapping->bytes, mapping->size);
+}
+
+int rondo_mapping_enlarge(const struct rondo_mapping *mapping, size_t offset, size_t size,
+                          const char *path, struct rondo_error *error)
+{
+    rondo_huge_pages_copy((char *)mapping->bytes + offset, size);
+    return rondo_mapping_lock(mapping, offset, size, path, error);
 }

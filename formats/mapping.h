@@ -20,4 +20,10 @@ int rondo_mapping_lock(const struct rondo_mapping *mapping, size_t offset, size_
                        const char *path, struct rondo_error *error);
 void rondo_mapping_unlock(const struct rondo_mapping *mapping);
 
+/* Of what is locked: whether it lies in small pages where it could lie in huge ones; and puts a part, from whole pages
+ * on, into huge pages and locks it again. What is changed in the file from then on is not seen. */
+bool rondo_mapping_is_small(const struct rondo_mapping *mapping);
+int rondo_mapping_enlarge(const struct rondo_mapping *mapping, size_t offset, size_t size,
+                          const char *path, struct rondo_error *error);
+
 #endif
