@@ -74,7 +74,9 @@ stage_gcc() {
     tests gcc --no-suite simt_checked
 }
 
-# Every op on an emulated GPU that reports races, missing fences and reads of shared memory that nobody wrote.
+# Every op on an emulated GPU that reports races, missing fences, reads of shared memory that nobody wrote, accesses out of
+# bounds and undefined arithmetic. HIP's waves can be added to the option of "gcc": some
+# four minutes of a core more.
 stage_checked() {
     configure_gcc
     compile gcc tests/check/rondo-check
@@ -158,8 +160,8 @@ sanitized_tests() {
     tests sanitize --no-suite reference --timeout-multiplier 5
 }
 
-# Addresses and undefined behaviour. Of emulation the emulator, not the kernels, which would take as long to build as
-# all the rest.
+# Addresses and undefined behaviour. Of emulation the emulator, not the kernels, which gcc may take minutes each for with
+# AddressSanitizer. Kernels have the checks of the stage "checked".
 stage_sanitize() {
     sanitized_tests
     if has g++; then

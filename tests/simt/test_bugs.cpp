@@ -3,6 +3,8 @@
 
 #include "test.h"
 
+#include <limits.h>
+
 namespace
 {
 
@@ -527,6 +529,80 @@ void test_next()
     }
 }
 
+// ---- arithmetic ------------------------------------------------------------------------------------
+
+__global__ void local_array(const int *x, int *y)
+{
+    int local[4] = {x[0], x[1], x[2], x[3]};
+    y[0] = local[x[4]];
+}
+
+__global__ void shifted(const int *x, int *y)
+{
+    y[0] = x[0] << x[1];
+}
+
+__global__ void shifted_unsigned(const int *x, int *y)
+{
+    y[0] = (int)((unsigned)x[0] >> x[1]);
+}
+
+__global__ void added(const int *x, int *y)
+{
+    y[0] = x[0] + x[1];
+}
+
+__global__ void negated(const int *x, int *y)
+{
+    y[0] = -x[0];
+}
+
+__global__ void multiplied(const int *x, int *y)
+{
+    y[0] = (int)((int64_t)x[0] * x[0] * x[1] >> 32);
+}
+
+__global__ void divided(const int *x, int *y)
+{
+    y[0] = x[0] / x[1];
+}
+
+__global__ void converted(const int *x, int *y)
+{
+    y[0] = (int)((float)x[0] * (float)x[1]);
+}
+
+// In other builds what these give is nobody's business, and is left out.
+void test_arithmetic()
+{
+    struct {
+        void (*kernel)(const int *, int *);
+        std::vector<int> good, bad;
+        const char *report;
+    } cases[] = {
+        {local_array, {1, 2, 3, 4, 3}, {1, 2, 3, 4, 4}, "index 4 of an array of type 'int"},
+        {local_array, {1, 2, 3, 4, 0}, {1, 2, 3, 4, -1}, "index -1 of an array"},
+        {shifted, {1, 30}, {1, 32}, "1 of type 'int' shifted by 32"},
+        {shifted_unsigned, {-1, 31}, {-1, -1}, "4294967295 of type 'unsigned int' shifted by -1"},
+        {added, {INT_MAX, 0}, {INT_MAX, 1}, "2147483647 + 1 is more than 'int' holds"},
+        {negated, {INT_MAX}, {INT_MIN}, "- -2147483648 is more than"},
+        {multiplied, {INT_MAX, 2}, {INT_MAX, 3}, "* 3 is more than"},
+        {divided, {6, 2}, {6, 0}, "6 divided by 0"},
+        {converted, {1 << 15, 1 << 15}, {1 << 16, 1 << 16}, "a value of type 'float' that 'int'"},
+    };
+    Device_array<int> y(1);
+    for (const auto &c : cases) {
+        Device_array<int> good(c.good), bad(c.bad);
+        LAUNCH(c.kernel, 1, 1, 0, 0, good.get(), y.get());
+        CHECK(clean());
+        if (!is_checked)
+            continue;
+        LAUNCH(c.kernel, 1, 1, 0, 0, bad.get(), y.get());
+        CHECK(reported(c.report[0] == 'i' ? cudaErrorIllegalAddress : cudaErrorLaunchFailure,
+                       {c.report, "test_bugs.cpp:"}));
+    }
+}
+
 } // namespace
 
 int main()
@@ -538,5 +614,6 @@ int main()
     test_meeting();
     test_launches();
     test_next();
+    test_arithmetic();
     return finish(is_checked ? "bugs, checked" : "bugs");
 }
