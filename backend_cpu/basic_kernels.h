@@ -77,19 +77,31 @@ static void LEVEL(swiglu_row)(const struct rondo_op_swiglu *op, int64_t row, int
     }
 }
 
-/* The largest value first, then where it first stands. */
+/* The largest value and the block that first holds it, then where it first stands in that block. */
 static void LEVEL(argmax_row)(const struct rondo_op_argmax *op, int64_t row)
 {
+    enum { BLOCK = 1024 };
     const float *x = rondo_tensor_row(&op->x, row);
-    int64_t n = rondo_tensor_columns(&op->x), whole = n / 16 * 16, i;
-    v16 largest = v_set(-INFINITY);
-    for (i = 0; i < whole; i += 16)
-        largest = v_max(v_load(x + i), largest); /* the second when the first is a NaN */
-    float value = v_largest(largest);
-    for (; i < n; i++)
-        value = x[i] > value ? x[i] : value;
-    for (i = 0; i < n && x[i] != value; i++)
-        ;
+    int64_t n = rondo_tensor_columns(&op->x), whole = n / 16 * 16, i = 0;
+    float value = -INFINITY;
+    for (int64_t first = 0; first < whole; first += BLOCK) {
+        int64_t end = first + BLOCK < whole ? first + BLOCK : whole;
+        v16 largest = v_set(-INFINITY);
+        for (int64_t j = first; j < end; j += 16)
+            largest = v_max(v_load(x + j), largest); /* the second when the first is a NaN */
+        float here = v_largest(largest);
+        if (here > value) {
+            value = here;
+            i = first;
+        }
+    }
+    for (int64_t j = whole; j < n; j++)
+        if (x[j] > value) {
+            value = x[j];
+            i = j;
+        }
+    while (i < n && x[i] != value)
+        i++;
     op->ids[row] = i < n ? (int32_t)i : -1;
 }
 
