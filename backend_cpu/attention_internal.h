@@ -11,10 +11,11 @@
 /* ---- kernels --------------------------------------------------------------------------------- */
 
 /* Memory that is read soon, and what is read after it: asked for while something else is computed, the near one for
- * the second time, because a processor drops requests when too many wait already. NULL: nothing. */
+ * the second time, because a processor drops requests when too many wait already. */
 struct rondo_ahead {
-    const void *near, *far;
-    int64_t size; /* bytes of each */
+    const void *near; /* NULL: nothing is asked for */
+    const void *far;  /* NULL: not known, so the near one is asked for in its place */
+    int64_t size;     /* bytes of each */
 };
 
 /* What the chains of a product begin with. */

@@ -291,7 +291,7 @@ static void transpose(float *to, const void *rows, enum rondo_dtype dtype, int32
     }
 }
 
-/* Channels that dots takes at a time, and the dwords of them. */
+/* Channels of keys that dots transposes at a time. */
 #define KEY_CHANNELS 64
 
 /* Transposes `bytes` bytes of each of n_rows rows as dwords to [bytes / 4][C]. */

@@ -75,8 +75,7 @@ stage_gcc() {
 }
 
 # Every op on an emulated GPU that reports races, missing fences, reads of shared memory that nobody wrote, accesses out of
-# bounds and undefined arithmetic. HIP's waves can be added to the option of "gcc": some
-# four minutes of a core more.
+# bounds and undefined arithmetic. HIP's waves can be added to the option of "gcc": some four minutes of a core more.
 stage_checked() {
     configure_gcc
     compile gcc tests/check/rondo-check
