@@ -5,6 +5,8 @@
 //   x bf16, W bf16 or e4m3                                 mma bf16, e4m3 widened (exactly)
 //   x and W e4m3                                           mma e4m3 from sm_89 on, on gfx942 and gfx12, where the device
 //                                                          runs code that has it; else both widened
+// Experts of a grouped product that are mixed are taken run by run, each as a product of its own over a part of the
+// offsets: kernels take rows from where the first offset says, and n_rows bounds the rows of any run.
 // On sm_90 gemm_sm90.cu comes first and says what it does not take. Which tiles do a part is chosen by the number of
 // rows; all of a family give the same bits.
 #include "backend_cuda/gemm.h"
@@ -159,6 +161,36 @@ gemm_part *add_experts(gemm_launch *launch, const rondo_op_grouped_gemm *op, int
     return part;
 }
 
+// The expert after the run that begins with expert `first`: experts in a row that are stored alike in all parts.
+int end_of_run(const rondo_op_grouped_gemm *op, int first)
+{
+    int end = first + 1;
+    for (bool alike = true; end < op->n_experts; end++) {
+        for (int p = 0; p < op->n_parts; p++)
+            alike = alike && rondo_tensor_stored_alike(&op->weight[p][first], &op->weight[p][end]);
+        if (!alike)
+            break;
+    }
+    return end;
+}
+
+// The next run at or after expert *first, which moves past it; false: there is none.
+bool next_run(const rondo_op_grouped_gemm *op, int *first, rondo_op_grouped_gemm *part)
+{
+    if (*first >= op->n_experts)
+        return false;
+    const int end = op->mixed ? end_of_run(op, *first) : op->n_experts;
+    *part = *op;
+    for (int p = 0; p < op->n_parts; p++) {
+        part->weight[p] = op->weight[p] + *first;
+        part->bias[p] = op->bias[p] ? op->bias[p] + *first : NULL;
+    }
+    part->offsets = op->offsets + *first;
+    part->n_experts = end - *first;
+    *first = end;
+    return true;
+}
+
 // The parts of a family.
 gemm_launch dense_launch(const gpu_device *device, const rondo_op_gemm *op, gemm_family family)
 {
@@ -236,10 +268,12 @@ void GPU(gemm_router)(rondo_device *base, const rondo_op_gemm_router *op)
 void GPU(grouped_gemm)(rondo_device *base, const rondo_op_grouped_gemm *op)
 {
     gpu_device *device = gpu_device_of(base);
-    for (int family = 0; family < GEMM_FAMILIES; family++) {
-        gemm_launch launch = grouped_launch(device, op, (gemm_family)family);
-        run(device, (gemm_family)family, &launch);
-    }
+    rondo_op_grouped_gemm part;
+    for (int first = 0; next_run(op, &first, &part);)
+        for (int family = 0; family < GEMM_FAMILIES; family++) {
+            gemm_launch launch = grouped_launch(device, &part, (gemm_family)family);
+            run(device, (gemm_family)family, &launch);
+        }
 }
 
 // ---- what can be done ---------------------------------------------------------------------------------------------
@@ -254,10 +288,8 @@ const char *GPU(gemm_supports)(const gpu_device *device, const rondo_op_gemm *op
     return NULL;
 }
 
-const char *GPU(grouped_gemm_supports)(const gpu_device *device, const rondo_op_grouped_gemm *op)
+static const char *run_supports(const rondo_op_grouped_gemm *op)
 {
-    if (op->n_experts > 2048)
-        return "more than 2048 experts";
     for (int p = 0; p < op->n_parts; p++) {
         const rondo_tensor *weight = op->weight[p];
         const float *const *bias = op->bias[p];
@@ -275,6 +307,15 @@ const char *GPU(grouped_gemm_supports)(const gpu_device *device, const rondo_op_
     return NULL;
 }
 
+const char *GPU(grouped_gemm_supports)(const gpu_device *device, const rondo_op_grouped_gemm *op)
+{
+    rondo_op_grouped_gemm part;
+    const char *reason = op->n_experts > 2048 ? "more than 2048 experts" : NULL;
+    for (int first = 0; !reason && next_run(op, &first, &part);)
+        reason = run_supports(&part);
+    return reason;
+}
+
 const char *GPU(gemm_path)(const gpu_device *device, const rondo_op_gemm *op)
 {
     const gemm_family family = family_of(device, &op->x, &op->part[0].weight);
@@ -284,8 +325,11 @@ const char *GPU(gemm_path)(const gpu_device *device, const rondo_op_gemm *op)
 
 const char *GPU(grouped_gemm_path)(const gpu_device *device, const rondo_op_grouped_gemm *op)
 {
-    const gemm_family family = family_of(device, &op->x, op->weight[0]);
-    const gemm_launch launch = grouped_launch(device, op, family);
+    rondo_op_grouped_gemm part;
+    int first = 0;
+    next_run(op, &first, &part);
+    const gemm_family family = family_of(device, &op->x, part.weight[0]);
+    const gemm_launch launch = grouped_launch(device, &part, family);
     return path_name(device, family, &launch);
 }
 

@@ -101,7 +101,8 @@ const char *GPU(linear_attention_supports)(const struct gpu_device *device,
                                            const struct rondo_op_linear_attention *op);
 const char *GPU(softmax_attention_supports)(const struct gpu_device *device,
                                             const struct rondo_op_softmax_attention *op);
-/* The path a product takes, for logs and reports: "wgmma e4m3", "mma bf16", "fma f32", ... */
+/* The path a product takes, for logs and reports: "wgmma e4m3", "mma bf16", "fma f32", ...: that of the first part,
+ * and of mixed experts the first one's. */
 const char *GPU(gemm_path)(const struct gpu_device *device, const struct rondo_op_gemm *op);
 const char *GPU(grouped_gemm_path)(const struct gpu_device *device,
                                    const struct rondo_op_grouped_gemm *op);

@@ -112,7 +112,8 @@ static const char *grouped_gemm_supports(struct gpu_device *gpu,
 {
     bool aligned = is_aligned(&op->x);
     for (int i = 0; i < op->n_parts; i++)
-        aligned &= is_aligned(&op->weight[i][0]);
+        for (int e = 0; e < (op->mixed ? op->n_experts : 1); e++)
+            aligned &= is_aligned(&op->weight[i][e]);
     return aligned ? GPU(grouped_gemm_supports)(gpu, op)
                    : "x or a weight is not aligned to 16 bytes";
 }
@@ -147,13 +148,16 @@ static const char *path(struct rondo_device *device, enum rondo_op op, const voi
                                               : NULL;
 }
 
-/* Products of bf16 or quantised inputs belong on the tensor cores. */
+/* Products of bf16 or quantised inputs belong on the tensor cores, and all experts of a layer in one launch. */
 static const char *fallback(struct rondo_device *device, enum rondo_op op, const void *args)
 {
     const struct rondo_op_gemm *gemm = args;
     const struct rondo_op_grouped_gemm *grouped = args;
     const struct rondo_op_softmax_attention *attention = args;
     const char *name = path(device, op, args);
+    if (op == RONDO_OP_GROUPED_GEMM && grouped->mixed)
+        return "experts of a layer differ in dtype or kind of scales, each run of like ones is a "
+               "product of its own";
     if (!name || strncmp(name, "fma", 3) != 0)
         return NULL;
     if (op == RONDO_OP_SOFTMAX_ATTENTION)

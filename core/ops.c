@@ -167,8 +167,8 @@ static void check_grouped_gemm(struct check *check, const struct rondo_op_groupe
             want_weight(check, "weight", weight);
             want_size(check, "weight", weight->shape[0], op->weight[0][0].shape[0]);
             want_size(check, "weight", weight->shape[1], op->x.shape[1]);
-            want(check, weight->dtype == first->dtype && weight->scale_rows == first->scale_rows,
-                 "weight", "is stored unlike expert 0's");
+            want(check, op->mixed || rondo_tensor_stored_alike(weight, first), "weight",
+                 "is stored unlike expert 0's, and the experts are not said to be mixed");
         }
     }
     want(check, is_act(op->out.dtype), "out", "is not f32 or bf16");

@@ -98,10 +98,11 @@ static inline size_t rondo_kv_block_bytes(enum rondo_dtype dtype, int64_t rows, 
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
-/* out[t] = table[token[t]], widened and scaled. Exact. */
+/* out[t] = table[token[t]], widened and multiplied by the scale of its block or row where there is one. Exact; -0
+ * may be 0. */
 struct rondo_op_embedding {
     const struct rondo_batch *batch;
-    struct rondo_tensor table; /* [V, D] any floating dtype */
+    struct rondo_tensor table; /* [V, D] any dtype of a weight */
     struct rondo_tensor out;   /* [T, D] f32 */
 };
 
@@ -151,16 +152,19 @@ struct rondo_op_gemm {
 
 /* The same product for rows that are grouped by expert: rows offsets[e] .. offsets[e+1] of the output use
  * expert e's weights. Output row r reads x row gather[r] (r itself when NULL). Parts (gate and up) stand
- * side by side in out: columns [0, N) and [N, 2N). Every expert's weight of a part has the same shape and
- * dtype. Order and tolerance of gemm. Experts without rows cost nothing.
+ * side by side in out: columns [0, N) and [N, 2N). Every expert's weight of a part has the same shape, and
+ * unless `mixed` the same dtype and kind of scales. Order and tolerance of gemm, by each expert's own dtype; x is the
+ * same for all, so it is codes only where a plan has found every expert's weight to be FP8 (core/plan.c).
+ * Experts without rows cost nothing.
  * On devices that do not use host memory in place the data of a part's experts are evenly spaced (expert e's
  * stand e strides after expert 0's), and so are their scales, and their biases: core/weights.c places them
- * so. */
+ * so. Of mixed experts each run is so, of those in a row that are alike in all parts. */
 struct rondo_op_grouped_gemm {
     struct rondo_tensor x; /* [*, K] */
     const struct rondo_tensor
         *weight[2]; /* [E] each; host memory, tensors point to device memory */
     int32_t n_parts, n_experts;
+    bool mixed;                  /* weights of a part differ in dtype or kind of scales */
     const float *const *bias[2]; /* NULL, or [E] pointers to [N] */
     const int32_t *offsets;      /* [E + 1] */
     const int32_t *gather;       /* [R] or NULL */

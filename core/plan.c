@@ -112,10 +112,27 @@ static int32_t add_norm(struct builder *b, const char *label, const char *name, 
     return out;
 }
 
-/* In mode fp8 an FP8 weight takes its input quantised. */
+/* In mode fp8 an FP8 weight takes its input quantised: of layers' products, the router's too, not of the head. */
 static bool wants_codes(const struct rondo_plan *plan, const struct rondo_tensor *weight)
 {
     return plan->mode == RONDO_MODE_FP8 && weight->dtype == RONDO_F8_E4M3;
+}
+
+/* The weights of one part of a layer's experts. They share an input: it is quantised when every one of them wants that. */
+static bool experts_want_codes(const struct rondo_plan *plan, const struct rondo_tensor *weights)
+{
+    bool codes = true;
+    for (int32_t e = 0; e < plan->config->num_experts; e++)
+        codes = codes && wants_codes(plan, &weights[e]);
+    return codes;
+}
+
+static bool are_mixed(const struct rondo_plan *plan, const struct rondo_tensor *weights)
+{
+    bool mixed = false;
+    for (int32_t e = 1; e < plan->config->num_experts; e++)
+        mixed = mixed || !rondo_tensor_stored_alike(&weights[0], &weights[e]);
+    return mixed;
 }
 
 static int32_t quantized(struct builder *b, int32_t value)
@@ -149,6 +166,18 @@ static void count_product(struct rondo_plan *plan, struct rondo_step *step,
         plan->limits.max_n = (int32_t)weight->shape[0];
     if (weight->shape[1] > plan->limits.max_k)
         plan->limits.max_k = (int32_t)weight->shape[1];
+}
+
+/* A token's K experts: of mixed ones, K times the mean. */
+static void count_experts(struct rondo_plan *plan, struct rondo_step *step,
+                          const struct rondo_tensor *weights)
+{
+    uint64_t bytes = 0, E = (uint64_t)plan->config->num_experts;
+    uint64_t K = (uint64_t)plan->config->num_experts_per_tok, before = step->weight_bytes;
+    for (uint64_t e = 0; e < E; e++)
+        bytes += rondo_tensor_bytes(&weights[e]);
+    count_product(plan, step, weights, K);
+    step->weight_bytes = before + bytes * K / E;
 }
 
 /* The products of `x` with several weights, in one step where their inputs are stored alike. */
@@ -310,7 +339,7 @@ static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t
         bool codes = pass == 1;
         int first = -1, n = 0;
         for (int i = 0; i < count; i++) {
-            if (wants_codes(plan, weights[i]) == codes) {
+            if (experts_want_codes(plan, weights[i]) == codes) {
                 first = first < 0 ? i : first;
                 n++;
             }
@@ -323,7 +352,8 @@ static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t
         op->n_experts = plan->config->num_experts;
         for (int i = first; i < first + n; i++) {
             op->weight[op->n_parts++] = weights[i];
-            count_product(plan, step, weights[i], (uint64_t)plan->config->num_experts_per_tok);
+            op->mixed = op->mixed || are_mixed(plan, weights[i]);
+            count_experts(plan, step, weights[i]);
         }
         bind(b, step, FIELD(grouped_gemm.x), input, RONDO_USE_IN);
         bind_pointer(b, step, FIELD(grouped_gemm.offsets), offsets, RONDO_USE_IN);
@@ -427,8 +457,9 @@ static void add_embedding(struct builder *b)
     struct rondo_step *step = add_step(b, RONDO_OP_EMBEDDING, "embedding");
     step->args.embedding.batch = &plan->batch;
     step->args.embedding.table = plan->weights->embedding;
-    step->weight_bytes =
-        (uint64_t)plan->config->hidden_size * rondo_dtype_size(plan->weights->embedding.dtype);
+    struct rondo_tensor row = plan->weights->embedding; /* what a token reads */
+    row.shape[0] = 1;
+    step->weight_bytes = rondo_tensor_bytes(&row);
     bind(b, step, FIELD(embedding.out), plan->hidden, RONDO_USE_OUT);
 }
 

@@ -141,10 +141,11 @@ static size_t append_weights(const struct rondo_step *step, char *line, size_t s
     }
     for (int i = 0; i < n; i++) {
         char text[96];
+        bool mixed = step->op == RONDO_OP_GROUPED_GEMM && step->args.grouped_gemm.mixed;
         snprintf(text, sizeof text, "%s%s[%lld,%lld]%s", i ? " " : "  * ",
-                 rondo_dtype_name(weights[i]->dtype), (long long)weights[i]->shape[0],
-                 (long long)weights[i]->shape[1],
-                 !weights[i]->scale            ? ""
+                 mixed ? "mixed" : rondo_dtype_name(weights[i]->dtype),
+                 (long long)weights[i]->shape[0], (long long)weights[i]->shape[1],
+                 !weights[i]->scale || mixed   ? ""
                  : weights[i]->scale_rows == 1 ? "/row"
                                                : "/block");
         at = append(line, size, at, text);

@@ -39,6 +39,12 @@ uint64_t rondo_tensor_bytes(const struct rondo_tensor *tensor);
 
 /* Element (row, column) as f32 with its scale applied. Host memory only; slow, for references and tests. */
 float rondo_tensor_at(const struct rondo_tensor *tensor, int64_t row, int64_t column);
+/* Same dtype and same kind of scales, so that one kernel takes both. */
+static inline bool rondo_tensor_stored_alike(const struct rondo_tensor *a,
+                                             const struct rondo_tensor *b)
+{
+    return a->dtype == b->dtype && a->scale_rows == b->scale_rows;
+}
 /* Address of a row's first element. */
 static inline void *rondo_tensor_row(const struct rondo_tensor *tensor, int64_t row)
 {

@@ -141,16 +141,13 @@ static int find_source(const struct rondo_model *model, const struct rondo_weigh
     bool vector = rondo_weight_is_vector(entry->kind);
     if (!has_shape(info, entry->rows, entry->columns, vector))
         return fail_shape(info, entry->rows, entry->columns, error);
-    if (info->dtype == RONDO_F8_E4M3 && !vector && entry->kind != RONDO_WEIGHT_ROUTER &&
-        entry->kind != RONDO_WEIGHT_EMBEDDING)
+    if (info->dtype == RONDO_F8_E4M3 && !vector)
         return find_scale(model, entry, source, error);
     if (!is_floating(info->dtype))
-        return rondo_fail(
-            error, RONDO_FAILED, "%s: %s: dtype is not supported here (got %s, want f32, bf16%s)",
-            info->file, info->name, dtype_of(source->data),
-            vector || entry->kind == RONDO_WEIGHT_ROUTER || entry->kind == RONDO_WEIGHT_EMBEDDING
-                ? " or f16"
-                : ", f16 or f8_e4m3");
+        return rondo_fail(error, RONDO_FAILED,
+                          "%s: %s: dtype is not supported here (got %s, want f32, bf16%s)",
+                          info->file, info->name, dtype_of(source->data),
+                          vector ? " or f16" : ", f16 or f8_e4m3");
     return RONDO_OK;
 }
 
@@ -162,36 +159,7 @@ struct check {
     bool *used; /* [n_tensors] */
     char missing[768];
     size_t n_missing, n_named, length; /* n_named of them stand in `missing` */
-    enum rondo_dtype expert_dtype[3];  /* of the layer's gate, up and down, from expert 0 */
-    bool expert_rows[3];
 };
-
-static int expert_part(const char *name)
-{
-    return strstr(name, ".gate_proj.") ? 0 : strstr(name, ".up_proj.") ? 1 : 2;
-}
-
-/* The experts of a layer run as one grouped product: one dtype and one kind of scales for each part. */
-static int check_expert(struct check *check, const struct rondo_weight_entry *entry,
-                        const struct source *source)
-{
-    int part = expert_part(entry->name);
-    enum rondo_dtype dtype = source->data->info.dtype;
-    if (entry->expert == 0) {
-        check->expert_dtype[part] = dtype;
-        check->expert_rows[part] = source->per_row;
-    } else if (dtype != check->expert_dtype[part] || source->per_row != check->expert_rows[part]) {
-        return rondo_fail(check->error, RONDO_FAILED,
-                          "%s: %s: differs from expert 0 of its layer (got %s%s, want %s%s); the "
-                          "experts of a layer "
-                          "must be stored alike",
-                          source->data->info.file, entry->name, rondo_dtype_name(dtype),
-                          source->per_row ? " with row scales" : "",
-                          rondo_dtype_name(check->expert_dtype[part]),
-                          check->expert_rows[part] ? " with row scales" : "");
-    }
-    return RONDO_OK;
-}
 
 static int check_one(void *user, const struct rondo_weight_entry *entry, void *target)
 {
@@ -214,7 +182,7 @@ static int check_one(void *user, const struct rondo_weight_entry *entry, void *t
     check->used[source.data - check->model->tensors] = true;
     if (source.scale)
         check->used[source.scale - check->model->tensors] = true;
-    return entry->expert >= 0 ? check_expert(check, entry, &source) : RONDO_OK;
+    return RONDO_OK;
 }
 
 /* Names that published checkpoints carry and nothing needs (spec 2.1). */
@@ -318,22 +286,41 @@ static void *take(struct load *load, size_t size, const char *name)
     return memory;
 }
 
-/* Memory of one of a weight's arrays. Without host memory in place those of a layer's experts are evenly
- * spaced: expert 0 takes memory for all, and `first` is where its array stands for the others. */
-static void *take_array(struct load *load, const struct rondo_weight_entry *entry,
-                        const void *first, size_t size, const char *name)
+/* How many experts from this one on have a weight of its part that is stored like it: a run. 1 for what is not of an
+ * expert. */
+static int32_t run_length(const struct load *load, const struct rondo_weight_entry *entry,
+                          const struct source *source)
 {
-    bool spaced = !load->in_place && entry->expert >= 0;
-    if (spaced && entry->expert > 0)
-        return (char *)first + (size_t)entry->expert * round_up(size);
-    size_t count = spaced ? (size_t)load->model->config.num_experts : 1;
-    return take(load, count * round_up(size), name);
+    if (entry->expert < 0)
+        return 1;
+    const char *number = strstr(entry->name, ".experts.") + strlen(".experts.");
+    const char *rest = number + strcspn(number, ".");
+    struct rondo_weight_entry next = *entry;
+    while (++next.expert < load->model->config.num_experts) {
+        struct source other;
+        struct rondo_error unlike; /* none: all were checked */
+        snprintf(next.name, sizeof next.name, "%.*s%d%s", (int)(number - entry->name), entry->name,
+                 next.expert, rest);
+        if (find_source(load->model, &next, &other, &unlike) || !other.data ||
+            other.data->info.dtype != source->data->info.dtype || !other.scale != !source->scale ||
+            other.per_row != source->per_row)
+            break;
+    }
+    return next.expert - entry->expert;
 }
 
-/* A tensor as f32 for the device: in place where that is possible, else a copy. */
-static const float *load_f32(struct load *load, const struct rondo_weight_entry *entry,
-                             const struct rondo_file_tensor *tensor, int64_t count,
-                             const float *first)
+/* Memory of one of a weight's arrays. The arrays of a run of experts are evenly spaced: the first takes memory for
+ * all `run` of them; `before` is where the array of the one before stands, for the others. */
+static void *take_array(struct load *load, const void *before, int32_t run, size_t size,
+                        const char *name)
+{
+    return before ? (char *)before + round_up(size)
+                  : take(load, (size_t)run * round_up(size), name);
+}
+
+/* A tensor as f32 for the device: in place where that is possible, else a copy. `before` and `run` are as above. */
+static const float *load_f32(struct load *load, const struct rondo_file_tensor *tensor,
+                             int64_t count, const float *before, int32_t run)
 {
     if (load->in_place && tensor->info.dtype == RONDO_F32 &&
         (uintptr_t)tensor->data % sizeof(float) == 0)
@@ -349,7 +336,7 @@ static const float *load_f32(struct load *load, const struct rondo_weight_entry 
                    tensor->info.name);
         return NULL;
     }
-    void *memory = take_array(load, entry, first, (size_t)count * sizeof(float), tensor->info.name);
+    void *memory = take_array(load, before, run, (size_t)count * sizeof(float), tensor->info.name);
     if (memory) {
         size_t size = rondo_dtype_size(tensor->info.dtype);
         for (int64_t i = 0; i < count; i++) {
@@ -364,19 +351,34 @@ static const float *load_f32(struct load *load, const struct rondo_weight_entry 
     return memory;
 }
 
+static void set_scales(struct rondo_tensor *tensor, const struct source *source)
+{
+    int64_t columns = tensor->shape[1];
+    if (!source->scale)
+        return;
+    tensor->scale_rows = source->per_row ? 1 : RONDO_BLOCK;
+    tensor->scale_columns = source->per_row ? (int32_t)columns : RONDO_BLOCK;
+    tensor->scale_stride = source->per_row ? 1 : (columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
+}
+
 static int load_matrix(struct load *load, const struct rondo_weight_entry *entry,
                        const struct source *source, struct rondo_tensor *target)
 {
     const struct rondo_tensor_info *info = &source->data->info;
     struct rondo_tensor tensor = rondo_tensor_2d((void *)source->data->data, info->dtype,
                                                  entry->rows, entry->columns, info->name);
-    const struct rondo_tensor *first =
-        target && entry->expert > 0 ? target - entry->expert : NULL; /* of the same part */
+    set_scales(&tensor, source);
+    /* The expert before, of the same part, when this one goes on with its run. */
+    const struct rondo_tensor *before = NULL;
+    if (!load->in_place && target && entry->expert > 0 &&
+        rondo_tensor_stored_alike(target - 1, &tensor))
+        before = target - 1;
+    int32_t run = load->weights && !load->in_place && !before ? run_length(load, entry, source) : 1;
     if (!load->in_place) {
         load->device_bytes += round_up(info->size);
         if (load->weights) {
             tensor.data =
-                take_array(load, entry, first ? first->data : NULL, info->size, info->name);
+                take_array(load, before ? before->data : NULL, run, info->size, info->name);
             if (!tensor.data)
                 return RONDO_FAILED;
             rondo_device_write_weight(load->weights->device, info->dtype, tensor.data,
@@ -384,14 +386,9 @@ static int load_matrix(struct load *load, const struct rondo_weight_entry *entry
         }
     }
     if (source->scale) {
-        tensor.scale_rows = source->per_row ? 1 : RONDO_BLOCK;
-        tensor.scale_columns = source->per_row ? (int32_t)entry->columns : RONDO_BLOCK;
-        tensor.scale_stride =
-            source->per_row ? 1 : (entry->columns + RONDO_BLOCK - 1) / RONDO_BLOCK;
         int64_t n_scales =
-            source->per_row ? entry->rows
-                            : (entry->rows + RONDO_BLOCK - 1) / RONDO_BLOCK * tensor.scale_stride;
-        tensor.scale = load_f32(load, entry, source->scale, n_scales, first ? first->scale : NULL);
+            (entry->rows + tensor.scale_rows - 1) / tensor.scale_rows * tensor.scale_stride;
+        tensor.scale = load_f32(load, source->scale, n_scales, before ? before->scale : NULL, run);
         if (load->weights && !tensor.scale)
             return RONDO_FAILED;
     }
@@ -418,7 +415,7 @@ static int load_one(void *user, const struct rondo_weight_entry *entry, void *ta
         return rondo_fail(load->error, RONDO_FAILED, "%s: interrupted", load->model->directory);
     if (!rondo_weight_is_vector(entry->kind))
         return load_matrix(load, entry, &source, target);
-    const float *values = load_f32(load, entry, source.data, entry->columns, NULL);
+    const float *values = load_f32(load, source.data, entry->columns, NULL, 1);
     if (!load->weights)
         return RONDO_OK;
     *(const float **)target = values;

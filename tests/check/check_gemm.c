@@ -397,6 +397,7 @@ struct groups {
     struct shape shape;
     int32_t experts, tokens; /* tokens: rows of x when the rows are gathered, else 0 */
     int32_t most;            /* rows of an expert at most */
+    bool mixed;              /* runs of experts differ in dtype or scales */
 };
 
 static struct check_buffer *integers(struct check *check, const int32_t *values, int32_t n,
@@ -413,13 +414,28 @@ struct expert_weights {
     int64_t bias_stride;
 };
 
-/* Evenly spaced, as core/ops.h asks for devices without host memory in place. */
+/* Evenly spaced, as core/ops.h asks for devices without host memory in place; of mixed ones each run is so. */
+static struct check_tensor *make_matrices(struct check *check, const struct groups *g)
+{
+    struct check_tensor *all = check_allocate(check, (size_t)g->experts * sizeof *all);
+    int kind = g->shape.weight;
+    for (int32_t first = 0, run = g->experts; first < g->experts; first += run) {
+        if (g->mixed)
+            run = check_random_range(check, 1, g->experts - first < 4 ? g->experts - first : 4);
+        memcpy(all + first,
+               check_tensors(check, run, weights[kind].dtype, g->shape.n, g->shape.k,
+                             weights[kind].scale, g->shape.fill, "W"),
+               (size_t)run * sizeof *all);
+        kind = (kind + check_random_range(check, 1, COUNT(weights) - 1)) % (int)COUNT(weights);
+    }
+    return all;
+}
+
 static struct expert_weights make_experts(struct check *check, const struct groups *g, bool biased)
 {
     struct expert_weights w = {0};
     size_t n = (size_t)g->experts;
-    w.weight = check_tensors(check, g->experts, weights[g->shape.weight].dtype, g->shape.n,
-                             g->shape.k, weights[g->shape.weight].scale, g->shape.fill, "W");
+    w.weight = make_matrices(check, g);
     if (biased)
         w.bias =
             check_float_rows(check, g->experts, g->shape.n, CHECK_NORMAL, "bias", &w.bias_stride);
@@ -464,10 +480,10 @@ static void grouped_double(struct check *check, const struct groups *g,
 static void grouped_case(struct check *check, struct groups *g)
 {
     struct shape *s = &g->shape;
-    check_case(check, "E=%d N=%d K=%d T=%d x %s, W %s%s, %d parts, %s", g->experts, s->n, s->k,
+    check_case(check, "E=%d N=%d K=%d T=%d x %s, W %s%s%s, %d parts, %s", g->experts, s->n, s->k,
                g->tokens, rondo_dtype_name(inputs[s->input].dtype),
                rondo_dtype_name(weights[s->weight].dtype), scale_names[weights[s->weight].scale],
-               s->parts, check_fill_name(s->fill));
+               g->mixed ? " and others" : "", s->parts, check_fill_name(s->fill));
     int32_t *offsets = check_allocate(check, ((size_t)g->experts + 1) * sizeof *offsets);
     for (int32_t e = 0; e < g->experts; e++) /* half of them have no rows */
         offsets[e + 1] =
@@ -495,6 +511,7 @@ static void grouped_case(struct check *check, struct groups *g)
             .x = x->side[side],
             .n_parts = s->parts,
             .n_experts = g->experts,
+            .mixed = g->mixed,
             .offsets = offset_buffer->data[side],
             .gather = gather ? gather_buffer->data[side] : NULL,
             .n_rows = s->rows,
@@ -516,8 +533,9 @@ static void check_grouped_gemm(struct check *check)
     struct rondo_limits limits = {
         .tokens = 64, .experts = 16, .experts_per_token = 8, .max_k = 2048, .max_n = 1024};
     check_reserve(check, &limits);
-    for (int i = 0; i < (int)COUNT(weights) * 24; i++) {
+    for (int i = 0; i < (int)COUNT(weights) * 36; i++) {
         struct groups g = {.shape = random_shape(check),
+                           .mixed = i >= (int)COUNT(weights) * 24,
                            .experts = check_random_range(check, 1, 9),
                            .tokens = check_random(check) & 1 ? check_random_range(check, 1, 20) : 0,
                            .most = i % 3 == 0   ? 1

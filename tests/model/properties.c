@@ -27,10 +27,10 @@ static const struct property properties[] = {
     {"sampled", property_sampled},
 };
 
-/* Linear and softmax layers, a ragged tail, odd head counts, FP8 with ragged blocks, mixed types, softmax
- * layers only. */
-static const char *const variants[] = {"base-bf16", "ragged-tail", "heads-12", "mixed",
-                                       "softmax-only-fp8"};
+/* Linear and softmax layers, a ragged tail, odd head counts, FP8 with ragged blocks, mixed types, experts of mixed types,
+ * softmax layers only. */
+static const char *const variants[] = {"base-bf16", "ragged-tail",  "heads-12",
+                                       "mixed",     "random-types", "softmax-only-fp8"};
 
 /* Keys and values as codes: a model with linear layers, and those without. */
 static const struct {

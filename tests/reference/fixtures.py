@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 import dtypes
+import safetensors_io
 
 # Keys as published; variants override them.
 BASE = {
@@ -79,12 +80,38 @@ def stored_mixed(name):
     return next((dtype for part, dtype in kinds.items() if part in name), "BF16")
 
 
+FLOATING = ("F32", "F16", "BF16")
+# What the weights of one part of a layer's experts are drawn from.
+EXPERT_POOLS = (FLOATING + ("BLOCK", "ROW"), ("BLOCK", "ROW"), ("BF16", "BLOCK"))
+
+
+def draw(choices, name):
+    """The number 789 gives FP8 to the table and to both routers, and all kinds to others."""
+    return choices[int(Random(f"type 789 of {name}").uniform((1,), 0, len(choices))[0])]
+
+
+def stored_random(name):
+    """A type drawn for every tensor, an expert's weights and scales too; vectors stay floating."""
+    if "norm" in name or name.endswith(("bias", "_scale", "_scale_inv")):
+        return draw(FLOATING, name)
+    if ".experts." in name:
+        layer, part = name.split(".")[2], name.split(".")[-2]
+        return draw(draw(EXPERT_POOLS, f"layer {layer}, {part}"), name)
+    return draw(FLOATING + ("BLOCK", "ROW"), name)
+
+
+def all_f32(name):
+    return "F32"
+
+
 class Variant:
-    """One fixture. stored(name): F32, F16, BF16, or FP8 with BLOCK or ROW scales."""
+    """One fixture. stored(name): F32, F16, BF16, or FP8 with BLOCK or ROW scales; of scales, whose
+    names it is given by stored_scale(name), a floating type."""
 
     def __init__(self, name, config=None, stored=stored_bf16, prompt=70, generate=12, shards=1,
-                 row_scale_columns=True):
+                 row_scale_columns=True, stored_scale=all_f32):
         self.name, self.stored, self.shards = name, stored, shards
+        self.stored_scale = stored_scale
         self.prompt, self.generate = prompt, generate
         self.row_scale_columns = row_scale_columns  # scales [N, 1] rather than [N]
         merged = {**BASE, **(config or {})}
@@ -124,6 +151,9 @@ VARIANTS = [
     Variant("fp8-head", {**FP8_SIZES, **BLOCK_CONFIG, "vocab_size": 136}, stored=stored_head),
     Variant("mixed", {**FP8_SIZES, **BLOCK_CONFIG, "hidden_size": 136}, stored=stored_mixed,
             row_scale_columns=False),
+    Variant("random-types", {**FP8_SIZES, **BLOCK_CONFIG, "vocab_size": 136,
+                             "intermediate_size": 40, "tie_word_embeddings": True},
+            stored=stored_random, prompt=40, generate=8, stored_scale=stored_random),
     Variant("decay-offset-1", {"decay_offset": 1, "num_hidden_layers": 4, "layer_group_size": 2}),
     Variant("no-expert-bias", {"moe_router_enable_expert_bias": False, "num_experts_per_tok": 1}),
     Variant("head-dim-128", {"head_dim": 128, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -216,8 +246,8 @@ def make_weights(random, config):
     return w
 
 
-def quantize_blocks(name, w):
-    """Codes and scales [ceil(N/128), ceil(K/128)] as the family's converter makes them: scales of
+def block_scales(name, w):
+    """Scales [ceil(N/128), ceil(K/128)] as the family's converter makes them: those of
     attention.dense and of routed gate and up are rounded up to a power of two."""
     rows, columns = -(-w.shape[0] // 128), -(-w.shape[1] // 128)
     padded = np.zeros((rows * 128, columns * 128))
@@ -225,9 +255,22 @@ def quantize_blocks(name, w):
     scale = padded.reshape(rows, 128, columns, 128).max(axis=(1, 3)).clip(1e-4) / 448.0
     if "attention.dense" in name or ".experts." in name and "down_proj" not in name:
         scale = 2.0 ** np.ceil(np.log2(scale))
-    scale = scale.astype(np.float32)
-    full = scale.astype(np.float64).repeat(128, 0).repeat(128, 1)[:w.shape[0], :w.shape[1]]
-    return dtypes.encode_e4m3(w / full), scale
+    return scale.astype(np.float32)
+
+
+def stored_fp8(variant, name, w, kind):
+    """The codes and the scales of a weight: {name: (dtype, words)}."""
+    suffix = "_scale_inv" if kind == "BLOCK" else "_scale"
+    scale = block_scales(name, w) if kind == "BLOCK" else (
+        np.abs(w).max(axis=1, keepdims=True) / 448.0).astype(np.float32)
+    dtype = variant.stored_scale(name + suffix)
+    words = dtypes.encode(scale, dtype)
+    full = dtypes.decode(words, dtype)
+    if kind == "BLOCK":
+        full = safetensors_io.expand_blocks(full, w.shape)
+    elif not variant.row_scale_columns:
+        words = words[:, 0]
+    return {name: ("F8_E4M3", dtypes.encode_e4m3(w / full)), name + suffix: (dtype, words)}
 
 
 def stored_tensors(variant, weights):
@@ -235,14 +278,8 @@ def stored_tensors(variant, weights):
     tensors = {}
     for name, w in weights.items():
         dtype = variant.stored(name)
-        if dtype == "BLOCK":
-            codes, scale = quantize_blocks(name, w)
-            tensors[name] = ("F8_E4M3", codes)
-            tensors[name + "_scale_inv"] = ("F32", scale)
-        elif dtype == "ROW":
-            scale = (np.abs(w).max(axis=1, keepdims=True) / 448.0).astype(np.float32)
-            tensors[name] = ("F8_E4M3", dtypes.encode_e4m3(w / scale))
-            tensors[name + "_scale"] = ("F32", scale if variant.row_scale_columns else scale[:, 0])
+        if dtype in ("BLOCK", "ROW"):
+            tensors.update(stored_fp8(variant, name, w, dtype))
         else:
             tensors[name] = (dtype, dtypes.encode(w, dtype))
     if variant.shards > 1:  # buffers that some exporters leave in; a reader skips them

@@ -115,6 +115,12 @@ MUTATIONS = {
     "an FP8 scale": (replaced_weights("layers.1.attention.dense", lambda w: 1.01 * w),
                      ["fp8-block", "fp8-row", "mixed"]),
     "the head's scale": (replaced_weights("lm_head", lambda w: 1.01 * w), ["fp8-head"]),
+    "the table's scale": (replaced_weights("word_embeddings", lambda w: 1.01 * w),
+                          ["random-types"]),
+    "a router's scale": (replaced_weights("layers.1.mlp.gate.weight", lambda w: 1.1 * w),
+                         ["random-types"]),
+    "one expert's scale": (replaced_weights("layers.2.mlp.experts.6.up_proj", lambda w: 1.01 * w),
+                           ["random-types"]),
 }
 
 

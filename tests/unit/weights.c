@@ -1,5 +1,6 @@
 /* Weights in the memory of a device that does not use host memory in place: copies that are equal to the
- * files, and experts that stand evenly spaced. The device is a CPU that was told to copy.
+ * files, and experts that stand evenly spaced, or each run of those that are stored alike. The device is a CPU
+ * that was told to copy.
  *
  *     weights FIXTURES */
 #include "core/weights.h"
@@ -25,6 +26,20 @@ static void check_spacing(const char *name, int32_t layer, const struct rondo_te
     }
 }
 
+/* Returns the runs. */
+static int check_runs(const char *name, int32_t layer, const struct rondo_tensor *copies, int32_t n)
+{
+    int runs = 0;
+    for (int32_t first = 0, end; first < n; first = end, runs++) {
+        for (end = first + 1; end < n; end++)
+            if (copies[end].dtype != copies[first].dtype ||
+                copies[end].scale_rows != copies[first].scale_rows)
+                break;
+        check_spacing(name, layer, copies + first, end - first);
+    }
+    return runs;
+}
+
 static void check_copy(const char *name, const struct rondo_tensor *copy,
                        const struct rondo_tensor *original)
 {
@@ -40,7 +55,7 @@ static void check_copy(const char *name, const struct rondo_tensor *copy,
                "%s: scales of %s differ", name, copy->name);
 }
 
-static void check_model(const char *root, const char *name)
+static void check_model(const char *root, const char *name, bool mixed)
 {
     char directory[600];
     struct rondo_weights copies, originals;
@@ -56,7 +71,8 @@ static void check_model(const char *root, const char *name)
     EXPECT(copies.owned_bytes == rondo_weights_device_bytes(model, false),
            "%s: took %llu bytes, announced %llu", name, (unsigned long long)copies.owned_bytes,
            (unsigned long long)rondo_weights_device_bytes(model, false));
-    int32_t E = model->config.num_experts, moe_layers = 0;
+    int32_t E = model->config.num_experts, moe_layers = 0, cut = 0; /* parts of several runs */
+    check_copy(name, &copies.embedding, &originals.embedding);
     for (int32_t l = 0; l < model->config.num_hidden_layers; l++) {
         const struct rondo_layer_weights *a = &copies.layers[l], *b = &originals.layers[l];
         const struct rondo_tensor *of_a[3] = {a->expert_gate, a->expert_up, a->expert_down};
@@ -65,13 +81,15 @@ static void check_model(const char *root, const char *name)
         if (rondo_config_ffn(&model->config, l) != RONDO_FFN_MOE)
             continue;
         moe_layers++;
+        check_copy(name, &a->router, &b->router);
         for (int part = 0; part < 3; part++) {
-            check_spacing(name, l, of_a[part], E);
+            cut += check_runs(name, l, of_a[part], E) > 1;
             for (int32_t e = 0; e < E; e++)
                 check_copy(name, &of_a[part][e], &of_b[part][e]);
         }
     }
     EXPECT(moe_layers > 0 && E > 1, "%s: no experts", name);
+    EXPECT((cut > 3) == mixed, "%s: %d parts have several runs of experts", name, cut);
     rondo_weights_unload(&copies);
     device->uses_host_memory = in_place;
     rondo_weights_unload(&originals);
@@ -80,7 +98,8 @@ static void check_model(const char *root, const char *name)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"base-bf16", "fp8-block", "fp8-row", "mixed", "f16"};
+    static const char *const names[] = {"base-bf16", "fp8-block", "fp8-row",
+                                        "mixed",     "f16",       "random-types"};
     if (argc != 2) {
         fprintf(stderr, "usage: weights FIXTURES\n");
         return 2;
@@ -88,7 +107,7 @@ int main(int argc, char **argv)
     struct rondo_device_options options = {.threads = 1};
     device = rondo_device_open("cpu", &options, &error);
     for (size_t i = 0; i < sizeof names / sizeof *names && device; i++)
-        check_model(argv[1], names[i]);
+        check_model(argv[1], names[i], !strcmp(names[i], "random-types"));
     rondo_device_close(device);
     return test_result();
 }
