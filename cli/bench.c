@@ -18,6 +18,7 @@
 
 struct bench_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_device_options device;
     struct cli_weight_options weights;
     struct cli_message_options messages;
@@ -493,6 +494,7 @@ static int start(struct bench *b, struct rondo_error *error)
             (int32_t)(options->chunk > (int64_t)b->n_sessions ? options->chunk
                                                               : (int64_t)b->n_sessions),
         .snapshots = 1,
+        .unchecked = options->check.unchecked,
     };
     if ((result = cli_engine_start(&b->engine, &settings, error)) ||
         (result = cli_engine_weights(&b->engine, &options->weights, error)))
@@ -585,8 +587,11 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
+    CLI_SET(cli_model_table, FIELD(model)),
+    CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

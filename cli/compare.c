@@ -12,6 +12,7 @@
 
 struct compare_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_token_options tokens;
     struct cli_message_options messages;
     const char *a, *b;
@@ -305,6 +306,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
         .max_context = (int32_t)c->n,
         .max_batch_tokens = (int32_t)c->n,
         .snapshots = -1,
+        .unchecked = options->check.unchecked,
     };
     if (!result)
         result = cli_engine_start(first, &settings, error);
@@ -382,9 +384,8 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(cli_token_table, FIELD(tokens)),
-    CLI_SET(table, 0),
+    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(cli_token_table, FIELD(tokens)),     CLI_SET(table, 0),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

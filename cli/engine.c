@@ -11,6 +11,7 @@
 
 #define MODEL(name) offsetof(struct cli_model_options, name)
 #define DEVICE(name) offsetof(struct cli_device_options, name)
+#define CHECK(name) offsetof(struct cli_check_options, name)
 #define WEIGHT(name) offsetof(struct cli_weight_options, name)
 #define MESSAGE(name) offsetof(struct cli_message_options, name)
 
@@ -100,6 +101,14 @@ const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS] = {
      .offset = DEVICE(strict),
      .group = "Device",
      .help = "an operation that would fall back to another path is an error"},
+};
+
+const struct cli_option cli_check_table[CLI_CHECK_OPTIONS] = {
+    {.name = "--unchecked",
+     .kind = CLI_FLAG,
+     .offset = CHECK(unchecked),
+     .group = "Model",
+     .help = "start at once: do not read all weights first to find those that are no numbers"},
 };
 
 const struct cli_option cli_weight_table[CLI_WEIGHT_OPTIONS] = {

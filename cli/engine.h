@@ -22,6 +22,10 @@ struct cli_device_options {
     bool strict;
 };
 
+struct cli_check_options {
+    bool unchecked;
+};
+
 struct cli_weight_options {
     bool mlock;
 };
@@ -33,10 +37,12 @@ struct cli_message_options {
 
 #define CLI_MODEL_OPTIONS 3
 #define CLI_DEVICE_OPTIONS 6
+#define CLI_CHECK_OPTIONS 1
 #define CLI_WEIGHT_OPTIONS 1
 #define CLI_MESSAGE_OPTIONS 2
 extern const struct cli_option cli_model_table[CLI_MODEL_OPTIONS];
 extern const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS];
+extern const struct cli_option cli_check_table[CLI_CHECK_OPTIONS];
 extern const struct cli_option cli_weight_table[CLI_WEIGHT_OPTIONS];
 extern const struct cli_option cli_message_table[CLI_MESSAGE_OPTIONS];
 extern const char *const cli_mode_names[]; /* NULL-terminated, by enum rondo_mode */

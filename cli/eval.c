@@ -11,6 +11,7 @@
 
 struct eval_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_device_options device;
     struct cli_weight_options weights;
     struct cli_message_options messages;
@@ -226,6 +227,7 @@ static int start(struct evaluation *e, int64_t longest, struct rondo_error *erro
         .max_sessions = (int32_t)n,
         .max_batch_tokens = (int32_t)e->options->chunk,
         .snapshots = -1,
+        .unchecked = e->options->check.unchecked,
     };
     if (!result)
         result = cli_engine_start(&e->engine, &settings, error);
@@ -487,8 +489,11 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
+    CLI_SET(cli_model_table, FIELD(model)),
+    CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

@@ -307,6 +307,7 @@ static int walk_plan(const struct info_options *options, const struct cli_engine
         .max_context = 64,
         .max_batch_tokens = 64,
         .snapshots = -1,
+        .unchecked = true,
     };
     struct rondo_context *context =
         rondo_context_create(engine->model, engine->device, &settings, error);

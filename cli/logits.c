@@ -3,7 +3,7 @@
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/terminal.h"
-#include "formats/checkpoint.h"
+#include "core/dtype.h"
 #include "formats/json.h"
 #include "formats/npy.h"
 
@@ -11,6 +11,7 @@
 
 struct logits_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_token_options tokens;
     struct cli_device_options device;
     struct cli_message_options messages;
@@ -183,6 +184,7 @@ static int start(const struct logits_options *options, struct cli_engine *engine
         .max_batch_tokens = options->chunk > 512 ? (int32_t)options->chunk : 512,
         .max_draft = (int32_t)n_nodes,
         .snapshots = -1,
+        .unchecked = options->check.unchecked,
     };
     if ((size_t)settings.max_batch_tokens > n + n_nodes)
         settings.max_batch_tokens = (int32_t)(n + n_nodes);
@@ -218,11 +220,9 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(cli_token_table, FIELD(tokens)),
-    CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),
-    CLI_SET(cli_message_table, FIELD(messages)),
+    CLI_SET(cli_model_table, FIELD(model)),   CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(cli_token_table, FIELD(tokens)),  CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)), CLI_SET(cli_message_table, FIELD(messages)),
 };
 
 const struct cli_command cli_logits = {

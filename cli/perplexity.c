@@ -11,6 +11,7 @@
 
 struct perplexity_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_token_options tokens;
     struct cli_device_options device;
     struct cli_message_options messages;
@@ -130,6 +131,7 @@ static int measure(const struct perplexity_options *options, struct cli_engine *
         .max_context = (int32_t)options->ctx,
         .max_batch_tokens = options->chunk > 512 ? (int32_t)options->chunk : 512,
         .snapshots = -1,
+        .unchecked = options->check.unchecked,
     };
     if (n < 2)
         result = rondo_fail(error, RONDO_FAILED, "input: too short (got 1 token, want at least 2)");
@@ -190,11 +192,9 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),
-    CLI_SET(cli_token_table, FIELD(tokens)),
-    CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),
-    CLI_SET(cli_message_table, FIELD(messages)),
+    CLI_SET(cli_model_table, FIELD(model)),   CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(cli_token_table, FIELD(tokens)),  CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)), CLI_SET(cli_message_table, FIELD(messages)),
 };
 
 const struct cli_command cli_perplexity = {

@@ -14,6 +14,7 @@
 
 struct run_options {
     struct cli_model_options model;
+    struct cli_check_options check;
     struct cli_device_options device;
     struct cli_weight_options weights;
     struct cli_message_options messages;
@@ -305,6 +306,7 @@ static int start(struct runner *r, size_t n, struct rondo_error *error)
         .kv = (enum rondo_kv)options->device.kv,
         .max_context = (int32_t)ctx,
         .max_batch_tokens = (int32_t)options->chunk,
+        .unchecked = options->check.unchecked,
     };
     result = cli_engine_start(&r->engine, &settings, error);
     if (!result)
@@ -658,8 +660,11 @@ static int run(void *user)
 }
 
 static const struct cli_option_set sets[] = {
-    CLI_SET(cli_model_table, FIELD(model)),      CLI_SET(table, 0),
-    CLI_SET(cli_device_table, FIELD(device)),    CLI_SET(cli_weight_table, FIELD(weights)),
+    CLI_SET(cli_model_table, FIELD(model)),
+    CLI_SET(cli_check_table, FIELD(check)),
+    CLI_SET(table, 0),
+    CLI_SET(cli_device_table, FIELD(device)),
+    CLI_SET(cli_weight_table, FIELD(weights)),
     CLI_SET(cli_message_table, FIELD(messages)),
 };
 

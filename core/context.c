@@ -215,6 +215,9 @@ static int create_parts(struct rondo_context *context, struct rondo_error *error
     rondo_plan_destroy(&context->plan);
     rondo_weights_unload(&context->weights);
 
+    if (!context->settings.unchecked &&
+        (status = rondo_weights_check_numbers(context->model, &progress, error)))
+        return status;
     if ((status = rondo_weights_load(&context->weights, context->model, context->device, &progress,
                                      error)) ||
         (status =

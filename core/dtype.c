@@ -144,3 +144,58 @@ void rondo_store(void *data, enum rondo_dtype dtype, size_t index, float value)
         break;
     }
 }
+
+/* ---- search for what is not finite ------------------------------------------------------------ */
+
+size_t rondo_e4m3_find_nan(const uint8_t *codes, size_t n)
+{
+    size_t at = 0;
+    /* Blocks first, without a branch per code, so that compilers use vectors. */
+    for (; at + 4096 <= n; at += 4096) {
+        uint8_t found = 0;
+        for (size_t i = 0; i < 4096; i++)
+            found |= (uint8_t)((codes[at + i] & 0x7f) == 0x7f);
+        if (found)
+            break;
+    }
+    while (at < n && !rondo_e4m3_is_nan(codes[at]))
+        at++;
+    return at;
+}
+
+/* Whether all bits of `exponent` are set in one of n numbers: a NaN or an infinity. */
+static bool has_special_16(const uint16_t *bits, uint16_t exponent, size_t n)
+{
+    uint16_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (uint16_t)((bits[i] & exponent) == exponent);
+    return found;
+}
+
+static bool has_special_32(const uint32_t *bits, uint32_t exponent, size_t n)
+{
+    uint32_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (uint32_t)((bits[i] & exponent) == exponent);
+    return found;
+}
+
+size_t rondo_find_not_finite(const void *values, enum rondo_dtype dtype, size_t n)
+{
+    const size_t block = 4096;
+    const char *bytes = values;
+    size_t at = 0, element = rondo_dtype_size(dtype);
+    if (dtype == RONDO_F8_E4M3)
+        return rondo_e4m3_find_nan(values, n);
+    /* Blocks first, without a branch per number, so that compilers use vectors. */
+    for (; at + block <= n; at += block) {
+        const void *first = bytes + at * element;
+        if (dtype == RONDO_F32
+                ? has_special_32(first, 0x7f800000, block)
+                : has_special_16(first, dtype == RONDO_BF16 ? 0x7f80 : 0x7c00, block))
+            break;
+    }
+    while (at < n && isfinite(rondo_load(values, dtype, at)))
+        at++;
+    return at;
+}

@@ -65,4 +65,10 @@ static inline float rondo_load(const void *data, enum rondo_dtype dtype, size_t 
 }
 void rondo_store(void *data, enum rondo_dtype dtype, size_t index, float value);
 
+/* Index of the first NaN code in n FP8 codes, n when there is none. */
+size_t rondo_e4m3_find_nan(const uint8_t *codes, size_t n);
+
+/* Index of the first NaN or infinity in n numbers of a floating dtype, n when there is none. */
+size_t rondo_find_not_finite(const void *values, enum rondo_dtype dtype, size_t n);
+
 #endif

@@ -5,6 +5,8 @@
 
 #include "core/tensor.h"
 
+#include <stdatomic.h>
+
 /* One tensor of a checkpoint as its file has it; scales are tensors of their own here. */
 struct rondo_file_tensor {
     struct rondo_tensor_info info;
@@ -19,6 +21,7 @@ struct rondo_model {
         *tensors; /* [n_tensors], ascending by strcmp of the name, no name twice */
     size_t n_tensors;
     uint64_t hash;
+    atomic_bool is_checked; /* the weights in use have been read, and all are finite */
     /* Rows and columns under one scale of `weight_scale_inv`, from quantization_config; 128 x 128 unless the
      * file says otherwise, and nothing else is supported. */
     int32_t block_rows, block_columns;

@@ -224,7 +224,7 @@ RONDO_API const char *rondo_model_directory(const struct rondo_model *model);
 RONDO_API const char *rondo_mapped_file(const void *address);
 
 /* Reads the files into memory and keeps them there until the model is closed, for devices that use weights in place:
- * otherwise a weight is read when it is first used, and the system may drop what was not used for long. Files that the
+ * otherwise the system may drop what was not used for long, and reads it again. Files that the
  * system keeps in small pages are copied to huge ones, where it has them: weights stay at their addresses, and
  * change no more with the file. Contexts are made first, because memory that is locked is no longer available.
  * No weight may be in use meanwhile. Fails, and locks nothing, where the process may not lock so much, and
@@ -239,7 +239,8 @@ RONDO_API enum rondo_attention rondo_config_attention(const struct rondo_config 
                                                       int32_t layer);
 RONDO_API enum rondo_ffn rondo_config_ffn(const struct rondo_config *config, int32_t layer);
 
-/* Reads every weight and scale once and fails at the first NaN or infinity, naming its tensor and place. */
+/* Reads every weight and scale of the files, those not in use too, and fails at the first NaN or infinity, naming its
+ * tensor and place. rondo_context_create checks those in use. */
 RONDO_API int rondo_model_check_weights(const struct rondo_model *model,
                                         rondo_progress_function *progress, void *user,
                                         struct rondo_error *error);
@@ -268,7 +269,9 @@ struct rondo_context_options {
     int32_t max_draft;        /* nodes of a draft tree; 0: 64 */
     int32_t snapshots; /* state snapshots for prefix reuse kept per session; -1: none; 0: 2 */
     int64_t kv_tokens; /* capacity of the KV pool in tokens; 0: max_context * max_sessions */
-    rondo_progress_function *progress; /* of weights that are copied to the device; may be NULL */
+    bool unchecked;    /* do not read the weights first; see rondo_context_create */
+    rondo_progress_function
+        *progress; /* of weights that are checked, and copied to the device; may be NULL */
     void *progress_user;
 };
 
@@ -286,7 +289,10 @@ struct rondo_context;
 RONDO_API int rondo_context_memory(const struct rondo_model *model, struct rondo_device *device,
                                    const struct rondo_context_options *options,
                                    struct rondo_memory *memory, struct rondo_error *error);
-/* Refuses, with both numbers, what does not fit the device. */
+/* Refuses, with both numbers, what does not fit the device. A model's first context reads all weights in use, with every
+ * core, and refuses one that is NaN or infinite, naming its tensor and place: several gigabytes a second from memory,
+ * the speed of the disk else. With `unchecked` weights are read when they are first used, and such a one gives
+ * wrong results: a NaN among FP8 codes may count as 480. */
 RONDO_API struct rondo_context *rondo_context_create(struct rondo_model *model,
                                                      struct rondo_device *device,
                                                      const struct rondo_context_options *options,

@@ -248,6 +248,30 @@ int rondo_weights_check(const struct rondo_model *model, struct rondo_error *err
     return status;
 }
 
+struct mark {
+    const struct rondo_model *model;
+    bool *used;
+    struct rondo_error *error;
+};
+
+static int mark_one(void *user, const struct rondo_weight_entry *entry, void *target)
+{
+    struct mark *mark = user;
+    struct source source;
+    int status = find_source(mark->model, entry, &source, mark->error);
+    if (!status && source.data)
+        mark->used[source.data - mark->model->tensors] = true;
+    if (!status && source.scale)
+        mark->used[source.scale - mark->model->tensors] = true;
+    return status;
+}
+
+int rondo_weights_mark(const struct rondo_model *model, bool *used, struct rondo_error *error)
+{
+    struct mark mark = {model, used, error};
+    return rondo_weight_walk(&model->config, NULL, mark_one, &mark);
+}
+
 /* ---- load ------------------------------------------------------------------------------------- */
 
 struct load {

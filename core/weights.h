@@ -39,6 +39,10 @@ struct rondo_weight_entry *rondo_weight_list(const struct rondo_config *config, 
  * ones are logged once. */
 int rondo_weights_check(const struct rondo_model *model, struct rondo_error *error);
 
+/* used[i], of n_tensors that are false, becomes true where the config asks for tensor i, or for the weight whose
+ * scales it holds. */
+int rondo_weights_mark(const struct rondo_model *model, bool *used, struct rondo_error *error);
+
 /* A feed-forward network: down(silu(gate x) * (up x)). */
 struct rondo_ffn_weights {
     struct rondo_tensor gate, up, down; /* [I, D], [I, D], [D, I] */
@@ -81,6 +85,12 @@ struct rondo_load_progress {
     rondo_progress_function *function;
     void *user;
 };
+
+/* Reads all weights in use and their scales, once for a model, and fails where one is NaN or infinite: at the first
+ * in the order of memory. */
+int rondo_weights_check_numbers(struct rondo_model *model,
+                                const struct rondo_load_progress *progress,
+                                struct rondo_error *error);
 
 /* Uses a checked model's tensors in place where the device can, else copies them and tells `progress` (may be
  * NULL) of each. With device NULL the result is a view for sizes and dtypes only: its vectors and scales stand

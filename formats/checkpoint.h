@@ -37,10 +37,4 @@ int rondo_index_shards(const cJSON *root, const char *path, char ***names, size_
  * 64 bytes of the tensors that are not of a routed expert. Independent of how tensors are spread over files. */
 uint64_t rondo_model_fingerprint(const struct rondo_model *model);
 
-/* Index of the first NaN code in n FP8 codes, n when there is none. */
-size_t rondo_e4m3_find_nan(const uint8_t *codes, size_t n);
-
-/* Index of the first NaN or infinity in n numbers of a floating dtype, n when there is none. */
-size_t rondo_find_not_finite(const void *values, enum rondo_dtype dtype, size_t n);
-
 #endif

@@ -3,12 +3,12 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/weights.h"
 #include "formats/checkpoint.h"
 #include "formats/file.h"
 #include "formats/json.h"
 #include "formats/output.h"
-#include "formats/parallel.h"
 #include "formats/quantize_rows.h"
 #include "formats/safetensors_write.h"
 

@@ -2,13 +2,13 @@
 #include "formats/synth.h"
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "core/weights.h"
 #include "formats/byte_tokenizer.h"
 #include "formats/checkpoint.h"
 #include "formats/file.h"
 #include "formats/json.h"
 #include "formats/output.h"
-#include "formats/parallel.h"
 #include "formats/safetensors_write.h"
 #include "formats/synth_fill.h"
 

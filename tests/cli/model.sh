@@ -174,7 +174,7 @@ says "got"
     --threads 1 --cpu-mask ref >"$work/out" 2>"$work/err" &
 pid=$!
 tries=0
-until grep -q memory "$work/err" || [ $tries = 2000 ]; do tries=$((tries + 1)); done
+until grep -q opened "$work/err" || [ $tries = 2000 ]; do tries=$((tries + 1)); done
 kill -INT $pid
 wait $pid
 code=$?

@@ -135,6 +135,11 @@ expect 1 info -m "$work/damaged" --check
 says "got nan, want a finite bf16"
 expect 1 logits -m "$work/damaged" --tokens 1,2 -o "$work/x.npy"
 one_line
+says "got nan, want a finite bf16"
+expect 1 run -m "$work/damaged" --tokens 1,2 -n 1 --ids
+says "got nan, want a finite bf16"
+expect 1 logits -m "$work/damaged" --unchecked --tokens 1,2 -o "$work/x.npy"
+one_line
 says "row 0 of the logits has"
 [ -e "$work/x.npy" ] && fail "logits that are no numbers are written"
 expect 0 info -m "$fixtures/models/fp8-block"

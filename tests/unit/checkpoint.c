@@ -257,6 +257,22 @@ static void plant(const char *path, const char *name, size_t at, const void *val
     free(bytes);
 }
 
+/* Whether a context can be made. */
+static bool runs(struct rondo_model *model, bool unchecked, rondo_progress_function *progress,
+                 void *user)
+{
+    struct rondo_device *device = rondo_device_open("cpu", NULL, &error);
+    EXPECT(device, "%s", error.message);
+    struct rondo_context_options options = {
+        .max_context = 64, .unchecked = unchecked, .progress = progress, .progress_user = user};
+    struct rondo_context *context =
+        device ? rondo_context_create(model, device, &options, &error) : NULL;
+    bool made = context != NULL;
+    rondo_context_destroy(context);
+    rondo_device_close(device);
+    return made;
+}
+
 static void expect_damage(const char *directory, const char *name, const char *place,
                           const char *got)
 {
@@ -266,6 +282,31 @@ static void expect_damage(const char *directory, const char *name, const char *p
     EXPECT(strstr(error.message, name) && strstr(error.message, place) &&
                strstr(error.message, got),
            "%s", error.message);
+    error.message[0] = 0;
+    EXPECT(!runs(model, false, NULL, NULL), "a context with damage in %s", name);
+    EXPECT(strstr(error.message, name) && strstr(error.message, place), "%s", error.message);
+    EXPECT(runs(model, true, NULL, NULL), "%s", error.message);
+    rondo_model_close(model);
+}
+
+static int sum_progress(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    *(uint64_t *)user += done;
+    return 0;
+}
+
+/* A model's first context reads the weights in use, in pieces of many; others do not read them again. */
+static void test_check_at_load(void)
+{
+    const char *directory = make("load", RONDO_SYNTH_FP8_BLOCK, 0);
+    uint64_t first = 0, again = 0;
+    struct rondo_model *model = rondo_model_open(directory, NULL, &error);
+    EXPECT(model && !runs(model, false, cancel, NULL), "not cancelled");
+    EXPECT(strstr(error.message, "interrupted"), "%s", error.message);
+    EXPECT(model && runs(model, false, sum_progress, &first), "%s", error.message);
+    EXPECT(model && first == rondo_model_bytes(model), "%llu bytes checked",
+           (unsigned long long)first);
+    EXPECT(model && runs(model, false, sum_progress, &again) && !again, "checked twice");
     rondo_model_close(model);
 }
 
@@ -282,7 +323,7 @@ static void test_nan(void)
                done > 1000000,
            "%s", error.message);
     EXPECT(rondo_model_check_weights(model, cancel, NULL, &error) == RONDO_FAILED &&
-               strstr(error.message, "cancelled"),
+               strstr(error.message, "interrupted"),
            "%s", error.message);
     rondo_model_close(model);
     plant(path, "model.layers.2.mlp.experts.5.down_proj.weight_scale", 7 * 4, &not_a_number, 4);
@@ -293,6 +334,27 @@ static void test_nan(void)
     plant(path, "model.layers.1.input_layernorm.weight", 5 * 2, "\x80\x3f", 2);
     plant(path, name, 100 * 64 + 63, "\xff", 1);
     expect_damage(directory, name, "row 100, column 63", "0xff");
+}
+
+/* A NaN in a layer that the config leaves out hinders nobody, but is found in a check of everything. */
+static void test_nan_unused(void)
+{
+    const char *directory = make("unused", RONDO_SYNTH_FP8_ROW, 0);
+    const char *config = file_in(directory, "config.json"), *key = "\"num_hidden_layers\":\t";
+    size_t size = 0;
+    plant(file_in(directory, "model.safetensors"), "model.layers.3.mlp.experts.5.up_proj.weight", 3,
+          "\x7f", 1);
+    expect_damage(directory, "experts.5.up_proj.weight", "row 0, column 3", "0x7f");
+    char *text = scratch_read(config, &size), *value = strstr(text, key);
+    EXPECT(value && value[strlen(key)] == '4', "%s", text);
+    if (value)
+        value[strlen(key)] = '2';
+    scratch_write(config, text, size);
+    free(text);
+    struct rondo_model *model = rondo_model_open(directory, NULL, &error);
+    EXPECT(model && runs(model, false, NULL, NULL), "%s", error.message);
+    EXPECT(model && rondo_model_check_weights(model, NULL, NULL, &error), "not found");
+    rondo_model_close(model);
 }
 
 /* Data at odd addresses, as no good writer leaves it: copied, with the same values. */
@@ -371,7 +433,9 @@ int main(void)
     test_find_nan();
     test_find_nan_end();
     test_find_not_finite();
+    test_check_at_load();
     test_nan();
+    test_nan_unused();
     test_unaligned();
     test_dtypes();
     scratch_end();

@@ -1,5 +1,5 @@
 /* Independent pieces of work on a few threads. */
-#include "formats/parallel.h"
+#include "core/parallel.h"
 
 #include "core/error.h"
 

@@ -1,6 +1,6 @@
-/* Independent pieces of work on a few threads, for tools that make files. */
-#ifndef RONDO_FORMATS_PARALLEL_H
-#define RONDO_FORMATS_PARALLEL_H
+/* Independent pieces of work on a few threads. */
+#ifndef RONDO_CORE_PARALLEL_H
+#define RONDO_CORE_PARALLEL_H
 
 #include "core/rondo.h"
 
