@@ -46,7 +46,8 @@ static const struct cli_option table[] = {
      .kind = CLI_FLAG,
      .offset = FIELD(lm_head),
      .group = "Checkpoint",
-     .help = "the output head too: a third fewer bytes per token, at some loss of precision"},
+     .help = "the output head too, or the table when they are tied: a third fewer bytes per token, "
+             "at some loss of precision"},
     {.name = "--power-of-two",
      .kind = CLI_FLAG,
      .offset = FIELD(power_of_two),

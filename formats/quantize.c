@@ -73,8 +73,10 @@ static bool is_quantised(const struct job *job, const char *name)
         snprintf(key.name, sizeof key.name, "%s", name);
     const struct rondo_weight_entry *entry =
         bsearch(&key, job->entries, job->n_entries, sizeof *job->entries, by_entry_name);
+    bool tied = job->model->config.tie_word_embeddings; /* the table is the head */
     return entry && (entry->kind == RONDO_WEIGHT_PROJECTION ||
-                     (entry->kind == RONDO_WEIGHT_LM_HEAD && job->options->lm_head));
+                     (entry->kind == RONDO_WEIGHT_LM_HEAD && job->options->lm_head) ||
+                     (entry->kind == RONDO_WEIGHT_EMBEDDING && job->options->lm_head && tied));
 }
 
 static int fail_memory(const struct job *job, struct rondo_error *error)
@@ -95,11 +97,10 @@ static int check_arguments(const struct job *job, enum rondo_quantization found,
             "the BF16 one",
             job->source);
     if (options->lm_head && job->model->config.tie_word_embeddings)
-        return rondo_fail(
-            error, RONDO_FAILED,
-            "%s/config.json: tie_word_embeddings: the output head is the embedding table, which "
-            "stays as it is; leave the head out",
-            job->source);
+        rondo_log(RONDO_LOG_WARNING,
+                  "%s/config.json: tie_word_embeddings: the output head is the embedding table, "
+                  "which is quantised; not every program reads an FP8 table",
+                  job->source);
     return RONDO_OK;
 }
 

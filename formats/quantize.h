@@ -6,9 +6,9 @@
 
 struct rondo_quantize_options {
     enum rondo_quantization kind; /* BLOCK or ROW */
-    bool lm_head;                 /* the output head as well */
-    bool power_of_two;            /* scales rounded up to powers of two */
-    int threads;                  /* 0: one per core; the bytes do not depend on it */
+    bool lm_head;      /* the output head as well, which of tied ones is the embedding table */
+    bool power_of_two; /* scales rounded up to powers of two */
+    int threads;       /* 0: one per core; the bytes do not depend on it */
     rondo_progress_function *progress;
     void *progress_user;
 };

@@ -100,8 +100,10 @@ static void compare_models(const char *source, const char *destination, bool blo
     for (size_t i = 0; i < count; i++) {
         const struct rondo_file_tensor *before = rondo_model_find(from, list[i].name);
         const struct rondo_file_tensor *after = rondo_model_find(to, list[i].name);
-        bool want = list[i].kind == RONDO_WEIGHT_PROJECTION ||
-                    (list[i].kind == RONDO_WEIGHT_LM_HEAD && lm_head);
+        bool want =
+            list[i].kind == RONDO_WEIGHT_PROJECTION ||
+            (list[i].kind == RONDO_WEIGHT_LM_HEAD && lm_head) ||
+            (list[i].kind == RONDO_WEIGHT_EMBEDDING && lm_head && from->config.tie_word_embeddings);
         EXPECT((after->info.dtype == RONDO_F8_E4M3) == want, "%s", list[i].name);
         if (want)
             EXPECT(compare_matrix(to, before, after, block, power_of_two) == 0, "%s", list[i].name);
@@ -460,12 +462,39 @@ static void test_bad_value(enum rondo_quantization kind, uint16_t bits, const ch
            "%s", error.message);
 }
 
+/* A model whose head is its embedding table: the table is quantised with the head, and left alone without. */
+static void test_tied(void)
+{
+    struct rondo_error error = {.status = RONDO_OK};
+    const char *source = make_source("tied", RONDO_SYNTH_BF16);
+    char path[600];
+    size_t size = 0;
+    snprintf(path, sizeof path, "%s/config.json", source);
+    char *config = scratch_read(path, &size);
+    char *at = config ? strstr(config, "\"tie_word_embeddings\":\tfalse") : NULL;
+    EXPECT(at != NULL, "%s", path);
+    if (at)
+        memcpy(strchr(at, '\t'), "\ttrue ", strlen("\tfalse"));
+    scratch_write(path, config, size);
+    free(config);
+    for (int i = 0; i < 4; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "tied-%d", i);
+        struct rondo_quantize_options options = {
+            .kind = i % 2 ? RONDO_QUANTIZATION_ROW : RONDO_QUANTIZATION_BLOCK, .lm_head = i >= 2};
+        EXPECT(rondo_quantize(source, scratch_path(name), &options, &error) == RONDO_OK, "%s",
+               error.message);
+        compare_models(source, scratch_path(name), i % 2 == 0, i >= 2, false);
+    }
+}
+
 int main(void)
 {
     scratch_begin();
     test_rounding();
     test_scales();
     test_values();
+    test_tied();
     test_large();
     test_kill();
     test_interruptions();
