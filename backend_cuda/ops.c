@@ -148,26 +148,57 @@ static const char *path(struct rondo_device *device, enum rondo_op op, const voi
                                               : NULL;
 }
 
+static bool is_fma(const char *name)
+{
+    return name && strncmp(name, "fma", 3) == 0;
+}
+
+/* Whether a part of the product runs without tensor cores. */
+static bool has_fma(struct rondo_device *device, const struct rondo_op_gemm *op)
+{
+    struct rondo_op_gemm one = *op;
+    bool found = false;
+    one.n_parts = 1;
+    for (int i = 0; i < op->n_parts; i++) {
+        one.part[0] = op->part[i];
+        found |= is_fma(path(device, RONDO_OP_GEMM, &one));
+    }
+    return found;
+}
+
+static bool grouped_has_fma(struct rondo_device *device, const struct rondo_op_grouped_gemm *op)
+{
+    struct rondo_op_grouped_gemm one = *op;
+    bool found = false;
+    one.n_parts = 1;
+    for (int i = 0; i < op->n_parts; i++) {
+        one.weight[0] = op->weight[i];
+        one.bias[0] = op->bias[i];
+        found |= is_fma(path(device, RONDO_OP_GROUPED_GEMM, &one));
+    }
+    return found;
+}
+
 /* Products of bf16 or quantised inputs belong on the tensor cores, and all experts of a layer in one launch. */
 static const char *fallback(struct rondo_device *device, enum rondo_op op, const void *args)
 {
     const struct rondo_op_gemm *gemm = args;
     const struct rondo_op_grouped_gemm *grouped = args;
     const struct rondo_op_softmax_attention *attention = args;
-    const char *name = path(device, op, args);
+    if (op == RONDO_OP_SOFTMAX_ATTENTION)
+        return attention->q.dtype == RONDO_F32 || !is_fma(path(device, op, args))
+                   ? NULL
+                   : "the head size (or scale, or alignment) is none that runs on tensor cores, "
+                     "f32 is used";
     if (op == RONDO_OP_GROUPED_GEMM && grouped->mixed)
         return "experts of a layer differ in dtype or kind of scales, each run of like ones is a "
                "product of its own";
-    if (!name || strncmp(name, "fma", 3) != 0)
-        return NULL;
-    if (op == RONDO_OP_SOFTMAX_ATTENTION)
-        return attention->q.dtype == RONDO_F32 ? NULL
-                                               : "the head size (or scale, or alignment) is none "
-                                                 "that runs on tensor cores, f32 is used";
-    const struct rondo_tensor *x = op == RONDO_OP_GEMM ? &gemm->x : &grouped->x;
-    return x->dtype == RONDO_F32 ? NULL
-                                 : "a weight's dtype is not exact in bf16, so that it is "
-                                   "multiplied in f32 without tensor cores";
+    bool slow = (op == RONDO_OP_GEMM && gemm->x.dtype != RONDO_F32 && has_fma(device, gemm)) ||
+                (op == RONDO_OP_GROUPED_GEMM && grouped->x.dtype != RONDO_F32 &&
+                 grouped_has_fma(device, grouped));
+    return slow ? "a weight's dtype is not exact in bf16, so that it is multiplied in f32 without "
+                  "tensor cores"
+                : NULL;
 }
 
 void GPU(set_ops)(struct rondo_device *device)

@@ -491,6 +491,31 @@ static void test_two_devices(void)
     rondo_model_close(model);
 }
 
+/* Experts that are not stored alike: said, and forbidden by strict. Products of f32 have no other fallback. */
+static void test_strict(void)
+{
+    static const struct {
+        const char *model;
+        bool good;
+    } cases[] = {{"mixed", true}, {"random-types", false}};
+    struct rondo_device_options options = {.strict = true};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct rondo_model *model = open_model(cases[i].model);
+        struct rondo_device *device;
+        struct rondo_context_options f32 = {.max_context = 64};
+        MUST(device = rondo_device_open("simt:1", &options, &error));
+        error.message[0] = 0;
+        struct rondo_context *context = rondo_context_create(model, device, &f32, &error);
+        EXPECT(!context == !cases[i].good, "%s: %s", cases[i].model, error.message);
+        EXPECT(cases[i].good || (strstr(error.message, "grouped_gemm falls back") &&
+                                 strstr(error.message, "experts of a layer differ")),
+               "%s", error.message);
+        rondo_context_destroy(context);
+        rondo_device_close(device);
+        rondo_model_close(model);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -515,6 +540,7 @@ int main(int argc, char **argv)
     test_full();
     test_old_code();
     test_two_devices();
+    test_strict();
     EXPECT(simt_live_allocations() == 0, "%zu allocations are left", simt_live_allocations());
     return test_result();
 }
