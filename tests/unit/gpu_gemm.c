@@ -217,15 +217,14 @@ enum { E = COUNT(offsets) - 1, R = 106, TOKENS = 40 };
 
 /* Each expert's rows against the same product alone. */
 static void expect_dense(const struct kind *kind, const float *out, const struct matrix *x,
-                         const struct matrix *weight, const int32_t *gather)
+                         struct rondo_tensor experts[2][E], const int32_t *gather)
 {
-    int n = (int)weight[0].host.shape[0];
+    int n = (int)experts[0][0].shape[0];
     float *row = calloc((size_t)n, sizeof *row);
     for (int e = 0; e < E; e++)
         for (int p = 0; p < 2; p++)
             for (int r = offsets[e]; r < offsets[e + 1]; r += 1 + random_below(12)) {
-                run_dense(row, take_rows(x->device, gather[r], 1), take_copy(weight[p].device, e),
-                          NULL);
+                run_dense(row, take_rows(x->device, gather[r], 1), experts[p][e], NULL);
                 EXPECT(!memcmp(row, out + (r * 2 + p) * n, (size_t)n * sizeof *row),
                        "%s: %s: row %d of expert %d, part %d, differs from the row alone",
                        device_name, kind->name, r, e, p);
@@ -233,11 +232,14 @@ static void expect_dense(const struct kind *kind, const float *out, const struct
     free(row);
 }
 
-static void test_experts(const struct kind *kind, int n, int k)
+/* Of so many kinds with one dtype of x: in runs, which differ between the two parts. */
+static void test_experts(const struct kind *kind, int n_kinds, int n, int k)
 {
+    static const int pattern[2][E] = {{0, 0, 1, 1, 1, 2, 0}, {0, 1, 1, 1, 2, 2, 2}};
+
     struct matrix x =
         make_matrix(1, TOKENS, k, kind->x, kind->x == RONDO_F8_E4M3 ? ACTIVATION : NONE);
-    struct matrix weight[2];
+    struct matrix weight[2][3];
     struct rondo_tensor experts[2][E];
     struct both lists = allocate((E + 1 + R) * sizeof(int32_t));
     int32_t *gather = (int32_t *)lists.host + E + 1;
@@ -246,15 +248,17 @@ static void test_experts(const struct kind *kind, int n, int k)
         gather[r] = random_below(TOKENS);
     upload(&lists);
     for (int p = 0; p < 2; p++) {
-        weight[p] = make_matrix(E, n, k, kind->w, kind->scale);
+        for (int i = 0; i < n_kinds; i++)
+            weight[p][i] = make_matrix(E, n, k, kind[i].w, kind[i].scale);
         for (int e = 0; e < E; e++)
-            experts[p][e] = take_copy(weight[p].device, e);
+            experts[p][e] = take_copy(weight[p][pattern[p][e] % n_kinds].device, e);
     }
     struct both out = allocate((size_t)R * 2 * (size_t)n * sizeof(float));
     struct rondo_op_grouped_gemm op = {.x = x.device,
                                        .weight = {experts[0], experts[1]},
                                        .n_parts = 2,
                                        .n_experts = E,
+                                       .mixed = n_kinds > 1,
                                        .offsets = lists.device,
                                        .gather = (const int32_t *)lists.device + E + 1,
                                        .n_rows = R};
@@ -265,13 +269,13 @@ static void test_experts(const struct kind *kind, int n, int k)
         device->ops.grouped_gemm(device, &op);
         device->synchronize(device);
         device->read(device, out.host, out.device, out.size);
-        expect_dense(kind, out.host, &x, weight, gather);
+        expect_dense(kind, out.host, &x, experts, gather);
     }
     release(&lists);
     release(&out);
     release_matrix(&x);
-    release_matrix(&weight[0]);
-    release_matrix(&weight[1]);
+    for (int i = 0; i < 2 * n_kinds; i++)
+        release_matrix(&weight[i % 2][i / 2]);
 }
 
 static void test_device(const char *name)
@@ -287,8 +291,10 @@ static void test_device(const char *name)
     for (size_t i = 0; i < COUNT(kinds); i++) {
         test_rows(&kinds[i], 72, 272);
         test_rows(&kinds[i], 35, 90);
-        test_experts(&kinds[i], 24, 144);
+        test_experts(&kinds[i], 1, 24, 144);
     }
+    test_experts(&kinds[0], 3, 24, 144); /* x bf16 */
+    test_experts(&kinds[3], 3, 24, 144); /* x e4m3 */
     rondo_device_close(device);
 }
 

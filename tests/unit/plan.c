@@ -223,6 +223,67 @@ static void test_arena(enum rondo_mode mode)
     free(weights.expert_tensors);
 }
 
+/* The grouped products of a layer, 3 at most; returns how many. */
+static int grouped_steps(const struct rondo_plan *plan, int32_t layer,
+                         const struct rondo_step **steps)
+{
+    int n = 0;
+    for (int32_t i = 0; i < plan->n_steps; i++)
+        if (plan->steps[i].layer == layer && plan->steps[i].op == RONDO_OP_GROUPED_GEMM && n < 3)
+            steps[n++] = &plan->steps[i];
+    return n;
+}
+
+/* Experts that differ: one product per part whose input they share, which is codes where all of them are FP8. */
+static void test_mixed_experts(enum rondo_mode mode)
+{
+    struct rondo_config config = mini();
+    struct rondo_weights weights;
+    struct rondo_plan plan;
+    struct rondo_limits limits = {
+        .tokens = 100, .experts = 256, .experts_per_token = 8, .context = 1000};
+    const struct rondo_step *steps[3];
+    bool fp8 = mode == RONDO_MODE_FP8;
+    char line[512];
+    view_weights(&weights, &config, RONDO_F8_E4M3);
+    weights.layers[2].expert_gate[255].dtype = RONDO_BF16;
+    weights.layers[3].expert_down[0].dtype = RONDO_F32;
+    weights.layers[4].expert_up[7].scale_rows = 1; /* else none */
+    EXPECT(rondo_plan_build(&plan, &config, &weights, mode, &limits, NULL) == RONDO_OK, "build");
+    int n = grouped_steps(&plan, 1, steps);
+    EXPECT(n == 2 && !steps[0]->args.grouped_gemm.mixed && !steps[1]->args.grouped_gemm.mixed &&
+               steps[0]->args.grouped_gemm.n_parts == 2,
+           "%d products of like experts", n);
+    uint64_t alike = n == 2 ? steps[0]->weight_bytes : 0;
+    EXPECT(alike == 8 * 2 * 512 * 2048, "%llu bytes", (unsigned long long)alike);
+
+    n = grouped_steps(&plan, 2, steps);
+    EXPECT(n == (fp8 ? 3 : 2), "%d products with a gate that is not FP8", n);
+    const struct rondo_op_grouped_gemm *first = &steps[0]->args.grouped_gemm;
+    EXPECT(first->mixed && first->weight[0] == weights.layers[2].expert_gate, "the gate's product");
+    EXPECT(plan.values[steps[0]->binding[0].value].dtype == plan.act, "its input is quantised");
+    EXPECT(steps[0]->weight_bytes == alike / (fp8 ? 2 : 1) + 8 * 512 * 2048 / 256, "%llu bytes",
+           (unsigned long long)steps[0]->weight_bytes);
+    if (fp8 && n == 3) {
+        const struct rondo_op_grouped_gemm *second = &steps[1]->args.grouped_gemm;
+        EXPECT(!second->mixed && second->weight[0] == weights.layers[2].expert_up, "up's product");
+        EXPECT(plan.values[steps[1]->binding[0].value].dtype == RONDO_F8_E4M3, "not quantised");
+    }
+    n = grouped_steps(&plan, 3, steps);
+    EXPECT(n == 2 && !steps[0]->args.grouped_gemm.mixed && steps[1]->args.grouped_gemm.mixed &&
+               plan.values[steps[1]->binding[0].value].dtype == plan.act,
+           "%d products with another down", n);
+    n = grouped_steps(&plan, 4, steps);
+    EXPECT(n == 2 && steps[0]->args.grouped_gemm.mixed &&
+               (plan.values[steps[0]->binding[0].value].dtype == RONDO_F8_E4M3) == fp8,
+           "%d products with scales of another kind", n);
+    rondo_step_print(&plan, (int32_t)(steps[0] - plan.steps), line, sizeof line);
+    EXPECT(strstr(line, "* mixed[512,2048] mixed[512,2048] ->"), "%s", line);
+    rondo_plan_destroy(&plan);
+    free(weights.layers);
+    free(weights.expert_tensors);
+}
+
 /* Labels that find no place share the last one; nothing behind the places is written. */
 static void test_labels(void)
 {
@@ -250,5 +311,7 @@ int main(void)
     test_arena(RONDO_MODE_F32);
     test_arena(RONDO_MODE_BF16);
     test_arena(RONDO_MODE_FP8);
+    test_mixed_experts(RONDO_MODE_BF16);
+    test_mixed_experts(RONDO_MODE_FP8);
     return test_result();
 }
