@@ -130,7 +130,7 @@ static const struct cli_option table[] = {
      .offset = FIELD(output),
      .argument = "FILE",
      .group = "Output",
-     .help = "write the results to a file",
+     .help = "write the results to a file ('-': standard output)",
      .fallback_help = "standard output"},
     {.name = "--profile",
      .kind = CLI_FLAG,
@@ -535,7 +535,7 @@ static int print_results(const struct bench *b, struct rondo_error *error)
     static void (*const print[])(FILE *, const struct cli_bench_head *,
                                  const struct cli_bench_row *, size_t) = {
         cli_bench_print_table, cli_bench_print_csv, cli_bench_print_json};
-    if (!options->output) {
+    if (!options->output || cli_is_stdout(options->output)) {
         print[format](stdout, &head, b->rows, b->n_rows);
         return RONDO_OK;
     }
@@ -570,8 +570,9 @@ static int run(void *user)
     struct bench b = {.options = user};
     struct rondo_error error = {0};
     cli_messages(&b.options->messages);
+    const char *output = b.options->output;
     int result =
-        b.options->output ? rondo_file_check_writable(b.options->output, &error) : RONDO_OK;
+        output && !cli_is_stdout(output) ? rondo_file_check_writable(output, &error) : RONDO_OK;
     if (!result)
         result = cli_engine_open(&b.engine, &b.options->model, &b.options->device, &error);
     if (!result)

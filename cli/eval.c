@@ -117,7 +117,8 @@ static const struct cli_option table[] = {
      .offset = FIELD(output),
      .argument = "FILE",
      .group = "Output",
-     .help = "write the report to a file"},
+     .help = "write the report to a file ('-': standard output)",
+     .fallback_help = "standard output"},
     {.name = "--at-least",
      .kind = CLI_REAL,
      .offset = FIELD(at_least),
@@ -251,7 +252,9 @@ static int open_all(struct evaluation *e, struct rondo_error *error)
 {
     const struct eval_options *options = e->options;
     int64_t longest = 0;
-    int result = options->output ? rondo_file_check_writable(options->output, error) : RONDO_OK;
+    int result = options->output && !cli_is_stdout(options->output)
+                     ? rondo_file_check_writable(options->output, error)
+                     : RONDO_OK;
     if (!result)
         result =
             cli_suite_read(&e->suite, options->suite, options->task, (size_t)options->limit, error);
@@ -423,7 +426,7 @@ static void print(const struct evaluation *e, FILE *out, const struct cli_eval_r
 static int write_report(const struct evaluation *e, const struct cli_eval_report *report,
                         const struct cli_eval_row *rows, size_t n, struct rondo_error *error)
 {
-    if (!e->options->output) {
+    if (!e->options->output || cli_is_stdout(e->options->output)) {
         print(e, stdout, report, rows, n);
         return RONDO_OK;
     }

@@ -40,6 +40,28 @@ int cli_check_stdout(struct rondo_error *error)
                       strerror(stdout_cause));
 }
 
+int cli_write_stdout(const void *bytes, size_t size, struct rondo_error *error)
+{
+    errno = 0;
+    if (fwrite(bytes, 1, size, stdout) != size && !stdout_cause)
+        stdout_cause = errno ? errno : EIO;
+    return cli_check_stdout(error);
+}
+
+bool cli_is_stdout(const char *path)
+{
+    return path && !strcmp(path, "-");
+}
+
+int cli_refuse_stdout(const char *option, const char *path, const char *what)
+{
+    if (!cli_is_stdout(path))
+        return RONDO_OK;
+    return cli_usage("%s: got '-', want %s, which standard output can not be; './-' is one of that "
+                     "name",
+                     option, what);
+}
+
 bool cli_stdout_failed(void)
 {
     return stdout_failed;

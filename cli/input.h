@@ -16,6 +16,15 @@ int cli_check_stdout(struct rondo_error *error);
 /* Flushes stdout. Returns 0, or the errno of the first failure. */
 int cli_flush_stdout(void);
 
+/* Writes bytes of a result that is no text. */
+int cli_write_stdout(const void *bytes, size_t size, struct rondo_error *error);
+
+/* Whether an output file is called "-": standard output. */
+bool cli_is_stdout(const char *path);
+
+/* Fails with a hint when a directory, or a file that is also read, is called "-": `what` in words. */
+int cli_refuse_stdout(const char *option, const char *path, const char *what);
+
 /* Whether cli_check_stdout has failed, so that there is an error that says it. */
 bool cli_stdout_failed(void);
 

@@ -8,6 +8,7 @@
 #include "formats/npy.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 struct logits_options {
     struct cli_model_options model;
@@ -37,7 +38,7 @@ static const struct cli_option table[] = {
      .offset = FIELD(output),
      .argument = "FILE.npy",
      .group = "Output",
-     .help = "where to write: float32 [tokens, vocabulary]"},
+     .help = "where to write: float32 [tokens, vocabulary]; '-': standard output"},
     {.name = "--chunk",
      .kind = CLI_INTEGER,
      .offset = FIELD(chunk),
@@ -109,22 +110,36 @@ static int read_tree(const char *path, int32_t vocab_size, struct tree *tree,
 }
 
 struct rows {
-    struct rondo_npy_writer *writer;
+    struct rondo_npy_writer *writer; /* NULL: they go to stdout */
     size_t vocab_size;
 };
+
+/* Begins n rows. */
+static int open_rows(struct rows *rows, const char *path, size_t n, struct rondo_error *error)
+{
+    char header[RONDO_NPY_HEADER];
+    if (!cli_is_stdout(path)) {
+        rows->writer = rondo_npy_create(path, n, rows->vocab_size, error);
+        return rows->writer ? RONDO_OK : (int)error->status;
+    }
+    int result = rondo_npy_header(header, "standard output", n, rows->vocab_size, error);
+    return result ? result : cli_write_stdout(header, sizeof header, error);
+}
 
 static int write_rows(void *user, const float *logits, size_t first, size_t n,
                       struct rondo_error *error)
 {
     const struct rows *rows = user;
-    size_t found = rondo_find_not_finite(logits, RONDO_F32, n * rows->vocab_size);
-    if (found < n * rows->vocab_size)
+    size_t count = n * rows->vocab_size;
+    size_t found = rondo_find_not_finite(logits, RONDO_F32, count);
+    if (found < count)
         return rondo_fail(error, RONDO_FAILED,
                           "model: row %zu of the logits has %g for token %zu; the weights may be "
                           "damaged, 'rondo info --check' looks for NaN",
                           first + found / rows->vocab_size, (double)logits[found],
                           found % rows->vocab_size);
-    return rondo_npy_append(rows->writer, logits, n, error);
+    return rows->writer ? rondo_npy_append(rows->writer, logits, n, error)
+                        : cli_write_stdout(logits, count * sizeof *logits, error);
 }
 
 /* The session holds the prompt: evaluates the tree on top of it. */
@@ -153,19 +168,17 @@ static int evaluate(const struct logits_options *options, struct cli_engine *eng
     struct rondo_session *session = rondo_session_create(engine->context, error);
     if (!session)
         return error->status;
-    struct rondo_npy_writer *writer =
-        rondo_npy_create(options->output, tree->n ? tree->n : n, vocab_size, error);
-    struct rows rows = {.writer = writer, .vocab_size = vocab_size};
-    int result = writer ? RONDO_OK : (int)error->status;
+    struct rows rows = {.vocab_size = vocab_size};
+    int result = open_rows(&rows, options->output, tree->n ? tree->n : n, error);
     if (!result)
         result = cli_feed_rows(engine->context, session, tokens, n, tree->n ? n : 0,
                                (size_t)options->chunk, write_rows, &rows, error);
     if (!result && tree->n)
         result = write_tree(session, tree, &rows, error);
-    if (!result)
-        result = rondo_npy_finish(writer, error);
-    else if (writer)
-        rondo_npy_abort(writer);
+    if (!result && rows.writer)
+        result = rondo_npy_finish(rows.writer, error);
+    else
+        rondo_npy_abort(rows.writer);
     rondo_session_destroy(session);
     return result;
 }
@@ -201,6 +214,9 @@ static int run(void *user)
     size_t n = 0;
     if (!options->output)
         return cli_usage("logits: nowhere to write; give a file with -o FILE.npy");
+    if (cli_is_stdout(options->output) && isatty(STDOUT_FILENO))
+        return cli_usage("--output: got '-', and standard output is a terminal; give a file, or "
+                         "lead the numbers elsewhere");
     cli_messages(&options->messages);
     int result = cli_engine_open(&engine, &options->model, &options->device, &error);
     if (!result)
@@ -230,10 +246,14 @@ const struct cli_command cli_logits = {
     .summary = "write the logits of every token to a .npy file",
     .usage =
         "-m DIR (--tokens 1,2,3 | --tokens-file FILE | --prompt TEXT | --file FILE) -o OUT.npy",
-    .details = "The file is written atomically: it is whole, or not there.\n"
-               "\n"
-               "  rondo logits -m DIR --tokens 1,2,3 -o out.npy\n"
-               "  rondo logits -m DIR --tokens-file ids.json --draft-tree tree.json -o out.npy\n",
+    .details =
+        "The file is written atomically: it is whole, or not there. Of '-', standard output, "
+        "the exit\n"
+        "code says whether it is whole.\n"
+        "\n"
+        "  rondo logits -m DIR --tokens 1,2,3 -o out.npy\n"
+        "  rondo logits -m DIR --tokens-file ids.json --draft-tree tree.json -o out.npy\n"
+        "  rondo logits -m DIR --tokens 1,2,3 -o - | xz >out.npy.xz\n",
     .sets = sets,
     .n_sets = sizeof sets / sizeof sets[0],
     .options_size = sizeof(struct logits_options),

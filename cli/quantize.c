@@ -72,6 +72,8 @@ static int run(void *user)
         return cli_usage("quantize: no model; give its directory with -m DIR");
     if (!options->output)
         return cli_usage("quantize: nowhere to write; give a directory with -o DIR");
+    if (cli_refuse_stdout("--output", options->output, "a directory"))
+        return RONDO_USAGE;
     cli_messages(&options->messages);
     cli_interrupt_catch();
     struct rondo_quantize_options settings = {

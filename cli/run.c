@@ -230,6 +230,8 @@ static int check_options(const struct run_options *options)
         return cli_usage("run: %s needs --chat", options->system ? "--system" : "--interactive");
     if (options->interactive && prompt)
         return cli_usage("run: got a prompt and --interactive, want one");
+    if (cli_refuse_stdout("--session", options->session, "a file to load and save"))
+        return RONDO_USAGE;
     for (size_t i = 0; i < options->stops.n; i++)
         if (!options->stops.items[i][0])
             return cli_usage("--stop: got an empty text");
@@ -540,7 +542,7 @@ static void chat_command(struct runner *r, char *line, bool *done)
     } else if (!strcmp(line, "/save") || !strcmp(line, "/load")) {
         if (!*argument)
             result = rondo_fail(&error, RONDO_USAGE, "%s: needs a file: %s FILE", line, line);
-        else
+        else if (!cli_refuse_stdout(line, argument, "a file to save to, or to load"))
             result = (line[1] == 's' ? save_chat : load_chat)(r, argument, &error);
     } else {
         const char *nearest = cli_nearest(line, names);

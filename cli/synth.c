@@ -90,6 +90,8 @@ static int run(void *user)
         return cli_usage("synth: no preset; 'rondo synth --list' shows them");
     if (!options->output)
         return cli_usage("synth: nowhere to write; give a directory with -o DIR");
+    if (cli_refuse_stdout("--output", options->output, "a directory"))
+        return RONDO_USAGE;
     cli_messages(&options->messages);
     struct rondo_synth_options settings = {
         .preset = options->arguments.items[0],

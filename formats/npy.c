@@ -112,22 +112,36 @@ void rondo_npy_free(struct rondo_npy *array)
 
 /* ---- writing ---------------------------------------------------------------------------------- */
 
-#define HEADER_SIZE 128 /* all of it; a multiple of 64, as the format asks */
-
 struct rondo_npy_writer {
     struct rondo_output *output;
     char *path;
     uint64_t rows, columns, written;
 };
 
+int rondo_npy_header(char header[RONDO_NPY_HEADER], const char *name, uint64_t rows,
+                     uint64_t columns, struct rondo_error *error)
+{
+    if (columns != 0 && rows > (UINT64_C(1) << 60) / 4 / columns)
+        return rondo_fail(error, RONDO_FAILED, "%s: the array is too large (%llu by %llu)", name,
+                          (unsigned long long)rows, (unsigned long long)columns);
+    memset(header, ' ', RONDO_NPY_HEADER); /* a multiple of 64, as the format asks */
+    memcpy(header, MAGIC "\x01\x00", 8);
+    header[8] = (char)(RONDO_NPY_HEADER - 10);
+    header[9] = 0;
+    int n = snprintf(header + 10, RONDO_NPY_HEADER - 10,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%llu, %llu), }",
+                     (unsigned long long)rows, (unsigned long long)columns);
+    header[10 + n] = ' '; /* the terminating NUL */
+    header[RONDO_NPY_HEADER - 1] = '\n';
+    return RONDO_OK;
+}
+
 struct rondo_npy_writer *rondo_npy_create(const char *path, uint64_t rows, uint64_t columns,
                                           struct rondo_error *error)
 {
-    if (columns != 0 && rows > (UINT64_C(1) << 60) / 4 / columns) {
-        rondo_fail(error, RONDO_FAILED, "%s: the array is too large (%llu by %llu)", path,
-                   (unsigned long long)rows, (unsigned long long)columns);
+    char header[RONDO_NPY_HEADER];
+    if (rondo_npy_header(header, path, rows, columns, error))
         return NULL;
-    }
     struct rondo_npy_writer *writer = calloc(1, sizeof *writer);
     if (!writer || !(writer->path = strdup(path))) {
         rondo_fail(error, RONDO_FAILED, "%s: out of memory", path);
@@ -136,22 +150,12 @@ struct rondo_npy_writer *rondo_npy_create(const char *path, uint64_t rows, uint6
     }
     writer->rows = rows;
     writer->columns = columns;
-    char header[HEADER_SIZE + 1];
-    memset(header, ' ', HEADER_SIZE);
-    memcpy(header, MAGIC "\x01\x00", 8);
-    header[8] = (char)(HEADER_SIZE - 10);
-    header[9] = 0;
-    int n = snprintf(header + 10, HEADER_SIZE - 10,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%llu, %llu), }",
-                     (unsigned long long)rows, (unsigned long long)columns);
-    header[10 + n] = ' '; /* the terminating NUL */
-    header[HEADER_SIZE - 1] = '\n';
     char *target = rondo_file_target(path, error);
     writer->output = target ? rondo_output_open(target, error) : NULL;
     free(target);
     if (!writer->output ||
-        rondo_output_reserve(writer->output, HEADER_SIZE + rows * columns * 4, error) ||
-        rondo_output_write(writer->output, 0, header, HEADER_SIZE, error)) {
+        rondo_output_reserve(writer->output, RONDO_NPY_HEADER + rows * columns * 4, error) ||
+        rondo_output_write(writer->output, 0, header, RONDO_NPY_HEADER, error)) {
         rondo_npy_abort(writer);
         return NULL;
     }
@@ -166,8 +170,8 @@ int rondo_npy_append(struct rondo_npy_writer *writer, const float *values, uint6
         return rondo_fail(error, RONDO_USAGE, "%s: too many rows (got %llu, want %llu)",
                           writer->path, (unsigned long long)(writer->written + n),
                           (unsigned long long)writer->rows);
-    int status = rondo_output_write(writer->output, HEADER_SIZE + writer->written * row, values,
-                                    (size_t)(n * row), error);
+    int status = rondo_output_write(writer->output, RONDO_NPY_HEADER + writer->written * row,
+                                    values, (size_t)(n * row), error);
     if (!status)
         writer->written += n;
     return status;

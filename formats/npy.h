@@ -18,6 +18,14 @@ int rondo_npy_read(struct rondo_npy *array, const char *path, size_t limit,
                    struct rondo_error *error);
 void rondo_npy_free(struct rondo_npy *array);
 
+/* Bytes before the first value of what is written. */
+#define RONDO_NPY_HEADER 128
+
+/* The header of a float32 matrix, for who writes the rows behind it himself. Fails when the array is too large;
+ * `name` stands in the message. */
+int rondo_npy_header(char header[RONDO_NPY_HEADER], const char *name, uint64_t rows,
+                     uint64_t columns, struct rondo_error *error);
+
 struct rondo_npy_writer;
 
 /* Begins a float32 file of shape [rows, columns] under a temporary name. */

@@ -49,6 +49,44 @@ expect 0 logits -m "$model" --tokens-file "$work/pipe" -o "$work/piped.npy"
 cmp -s "$work/piped.npy" "$work/elsewhere/logits" || fail "tokens of a pipe"
 wait
 
+# "-" is standard output, and no file of that name. On a terminal numbers are no use.
+cd "$work" || exit 1
+expect 0 logits -m "$model" --tokens 1,2,3 -o -
+cmp -s "$work/out" "$work/elsewhere/logits" || fail "logits -o - is not the file"
+grep -q NUMPY "$work/err" && fail "logits -o - writes to stderr"
+echo '[[7,-1],[8,0]]' >tree
+expect 0 logits -m "$model" --tokens 1,2,3 --draft-tree tree -o tree.npy
+expect 0 logits -m "$model" --tokens 1,2,3 --draft-tree tree -o -
+cmp -s "$work/out" tree.npy || fail "logits -o - of a tree is not the file"
+if command -v script >/dev/null && script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+    script -qec "'$rondo' logits -m '$model' --tokens 1,2,3 -o -" /dev/null </dev/null >"$work/err" 2>&1
+    [ $? = 2 ] || fail "logits -o - on a terminal: not exit code 2"
+    says "standard output is a terminal"
+fi
+expect 0 bench -m "$model" --prefill 8 --decode 0 --repeat 1 --csv -o -
+grep -q '^prefill,8,' "$work/out" || fail "bench -o - does not print its rows"
+expect 0 eval -m "$demo" -s "$demo/suite-tiny.jsonl" --limit 1 --format json -o -
+prints '"suite":'
+for command in "synth tiny -o" "quantize -m $model -o" "run -m $model --tokens 1 --ids --session"; do
+    # shellcheck disable=SC2086 # the words of a command
+    expect 2 $command -
+    one_line
+    says "'./-'"
+done
+printf '/save -\n' >chat
+"$rondo" run -m "$demo" --chat -i --quiet <chat >"$work/out" 2>"$work/err" || fail "/save - ends a conversation"
+says "/save: got '-'"
+for name in - -.json -.partial; do
+    [ -e "./$name" ] && fail "there is a file called $name"
+done
+if [ -c /dev/full ]; then
+    "$rondo" logits -m "$model" --tokens 1,2,3 --quiet -o - >/dev/full 2>"$work/err"
+    [ $? = 1 ] || fail "logits -o - on a full device: not exit code 1"
+    : >"$work/out"
+    one_line
+    says "standard output: cannot write: No space left on device"
+fi
+
 # Output that is lost is said once.
 if [ -c /dev/full ]; then
     for output in '' --ids --logprobs; do

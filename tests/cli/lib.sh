@@ -1,8 +1,14 @@
 # Shared by the tests of the program: sourced with $1 the program, $2 tests/fixtures.
 # Every check prints what failed; the script ends with 1 if any did.
 # shellcheck shell=sh disable=SC2034
-rondo=$1
-fixtures=$2
+case $1 in
+/*) rondo=$1 ;;
+*) rondo=$PWD/$1 ;;
+esac
+case $2 in
+/*) fixtures=$2 ;;
+*) fixtures=$PWD/$2 ;;
+esac
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failures=0
