@@ -58,18 +58,16 @@ static const struct cli_option table[] = {
      .offset = FIELD(a_threads),
      .argument = "N",
      .group = "Sides",
-     .help = "threads of A",
+     .help = "threads of A; 0: one per available core",
      .fallback = "0",
-     .fallback_help = "one per available core",
      .high = 1024},
     {.name = "--b-threads",
      .kind = CLI_INTEGER,
      .offset = FIELD(b_threads),
      .argument = "N",
      .group = "Sides",
-     .help = "threads of B",
+     .help = "threads of B; 0: one per available core",
      .fallback = "0",
-     .fallback_help = "one per available core",
      .high = 1024},
     {.name = "--strict",
      .kind = CLI_FLAG,
@@ -84,7 +82,6 @@ static const struct cli_option table[] = {
      .help = "normalised mean squared error that is allowed",
      .fallback = "-1",
      .fallback_help = "1e-10 for two f32 sides, 1e-3 when bf16 is involved, 3e-2 with fp8",
-     .low = -1,
      .high = 1e9},
     {.name = "--layer",
      .kind = CLI_INTEGER,
@@ -94,7 +91,6 @@ static const struct cli_option table[] = {
      .help = "show the steps of this layer",
      .fallback = "-1",
      .fallback_help = "the first one out of tolerance",
-     .low = -1,
      .high = 1 << 20},
     {.name = "--report",
      .kind = CLI_FLAG,
@@ -356,8 +352,6 @@ static int run(void *user)
         result = parse_side("--b", options->b, options->b_mode, &b);
     if (result)
         return result;
-    if (options->tolerance < 0 && options->tolerance != -1)
-        return cli_usage("--tolerance: got %g, want 0 or more", options->tolerance);
     if (options->report && options->json)
         return cli_usage("--report: is text; drop --json");
     cli_messages(&options->messages);
@@ -367,7 +361,7 @@ static int run(void *user)
         .device = b.device, .threads = options->b_threads, .strict = options->strict};
     struct cli_engine first = {0}, second = {0};
     struct comparison c = {.within = true, .tolerance = options->tolerance};
-    if (c.tolerance < 0)
+    if (c.tolerance < 0) /* not given */
         c.tolerance = default_tolerance(&a, &b);
     result = cli_engine_open(&first, &options->model, &device_a, &error);
     if (!result && !(second.device = cli_device_open(&device_b, &error)))

@@ -41,7 +41,6 @@ const struct cli_option cli_model_table[CLI_MODEL_OPTIONS] = {
          "layer offset of the decay of linear attention: its factor is 1 - (l - N)/(L - 1) + 1e-5",
      .fallback = "-1",
      .fallback_help = "as config.json says, else 0",
-     .low = -1,
      .high = 1},
     {.name = "--yarn",
      .kind = CLI_REAL,
@@ -51,7 +50,7 @@ const struct cli_option cli_model_table[CLI_MODEL_OPTIONS] = {
      .help = "extend the context by this factor with YaRN",
      .fallback = "0",
      .fallback_help = "as config.json says",
-     .low = 0,
+     .low = 1,
      .high = 1024},
 };
 
@@ -68,9 +67,8 @@ const struct cli_option cli_device_table[CLI_DEVICE_OPTIONS] = {
      .offset = DEVICE(threads),
      .argument = "N",
      .group = "Device",
-     .help = "threads",
+     .help = "threads; 0: one per available core",
      .fallback = "0",
-     .fallback_help = "one per available core",
      .high = 1024},
     {.name = "--cpu-mask",
      .kind = CLI_TEXT,
@@ -165,8 +163,7 @@ struct rondo_model *cli_model_open(const struct cli_model_options *options,
         return NULL;
     }
     if (options->yarn > 0 && options->yarn <= 1) {
-        rondo_fail(error, RONDO_USAGE, "--yarn: got %g, want a factor above 1, or 0",
-                   options->yarn);
+        rondo_fail(error, RONDO_USAGE, "--yarn: got %g, want a factor above 1", options->yarn);
         return NULL;
     }
     struct rondo_model_options settings = {

@@ -187,6 +187,7 @@ static int32_t max_tokens_of(const struct evaluation *e, size_t problem)
 /* Prompts as tokens, with room for the answers; *longest: tokens a session has to hold. */
 static int encode(struct evaluation *e, int64_t *longest, struct rondo_error *error)
 {
+    const struct rondo_config *config = rondo_model_config(e->engine.model);
     e->results = calloc(e->suite.n, sizeof *e->results);
     if (!e->results)
         return rondo_fail(error, RONDO_FAILED, "out of memory");
@@ -201,16 +202,18 @@ static int encode(struct evaluation *e, int64_t *longest, struct rondo_error *er
         free(text);
         if (n < 0)
             return error->status;
-        if (cli_tokens_check(e->suite.problems[i].id, result->tokens, (size_t)n,
-                             rondo_model_config(e->engine.model)->vocab_size, error))
+        if (cli_tokens_check(e->suite.problems[i].id, result->tokens, (size_t)n, config->vocab_size,
+                             error))
             return error->status;
         size_t capacity = (size_t)n + (size_t)max_tokens_of(e, i);
+        *longest = (int64_t)capacity > *longest ? (int64_t)capacity : *longest;
+        if ((int64_t)capacity > config->max_position_embeddings)
+            return RONDO_OK; /* too long, which start says */
         int32_t *grown = realloc(result->tokens, capacity * sizeof *grown);
         if (!grown)
             return rondo_fail(error, RONDO_FAILED, "out of memory");
         result->tokens = grown;
         result->n_prompt = result->n_tokens = (size_t)n;
-        *longest = (int64_t)capacity > *longest ? (int64_t)capacity : *longest;
     }
     return RONDO_OK;
 }

@@ -29,6 +29,7 @@ static const struct cli_option table[] = {
      .help = "tokens per session for the memory figures",
      .fallback = "0",
      .fallback_help = "4096, or the model's limit when that is less",
+     .low = 1,
      .high = INT32_MAX},
     {.name = "--batch",
      .kind = CLI_INTEGER,

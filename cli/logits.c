@@ -47,6 +47,7 @@ static const struct cli_option table[] = {
      .help = "feed the input in calls of N tokens; changes time and memory, never the result",
      .fallback = "0",
      .fallback_help = "as many as 64 MiB of logits allow, 512 at most",
+     .low = 1,
      .high = 1 << 20},
 };
 

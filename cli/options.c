@@ -98,12 +98,17 @@ static int bad_number(const struct cli_option *option, const char *text, const c
                      kind ? "'" : "", kind ? kind : "", option->low, option->high);
 }
 
+static bool is_in_range(const struct cli_option *option, const char *text, double value)
+{
+    return text == option->fallback || (value >= option->low && value <= option->high);
+}
+
 static int store_integer(const struct cli_option *option, const char *text, int64_t *field)
 {
     int64_t value;
     if (!cli_parse_integer(text, &value))
         return bad_number(option, text, "a whole number in ");
-    if ((double)value < option->low || (double)value > option->high)
+    if (!is_in_range(option, text, (double)value))
         return bad_number(option, text, NULL);
     *field = value;
     return 0;
@@ -114,7 +119,7 @@ static int store_real(const struct cli_option *option, const char *text, double 
     double value;
     if (!cli_parse_real(text, &value))
         return bad_number(option, text, "a number in ");
-    if (value < option->low || value > option->high)
+    if (!is_in_range(option, text, value))
         return bad_number(option, text, NULL);
     *field = value;
     return 0;

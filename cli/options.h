@@ -34,13 +34,14 @@ struct cli_option {
     const char *name; /* "--top-p" */
     char letter;      /* 'm' for -m; 0: none */
     enum cli_kind kind;
-    size_t offset;              /* of the field, from the base of the table's set */
-    const char *argument;       /* what stands for the value in the help */
-    const char *group;          /* heading in the help */
-    const char *help;           /* one or two sentences */
-    const char *fallback;       /* the default, as one would type it; NULL: not given */
-    const char *fallback_help;  /* the default in words, where the number would not say it */
-    double low, high;           /* both included */
+    size_t offset;             /* of the field, from the base of the table's set */
+    const char *argument;      /* what stands for the value in the help */
+    const char *group;         /* heading in the help */
+    const char *help;          /* one or two sentences */
+    const char *fallback;      /* the default, as one would type it; NULL: not given */
+    const char *fallback_help; /* the default in words, where the number would not say it */
+    /* Both included. The default may lie outside: it then means "not given", which nobody can type. */
+    double low, high;
     const char *const *choices; /* NULL-terminated */
 };
 

@@ -109,6 +109,7 @@ static const struct cli_option table[] = {
      .fallback = "0",
      .fallback_help = "what prompt and --max-tokens need, 8192 at least with --chat or --session, "
                       "within the model's limit",
+     .low = 1,
      .high = INT32_MAX},
     {.name = "--chunk",
      .kind = CLI_INTEGER,
@@ -149,6 +150,7 @@ static const struct cli_option table[] = {
      .group = "Sampling",
      .help = "only the most probable tokens that together reach P",
      .fallback = "1",
+     .low = 1e-6, /* above 0 as a float */
      .high = 1},
     {.name = "--min-p",
      .kind = CLI_REAL,

@@ -68,9 +68,8 @@ static const struct cli_option table[] = {
      .offset = FIELD(threads),
      .argument = "N",
      .group = "Checkpoint",
-     .help = "threads",
+     .help = "threads; 0: one per available core",
      .fallback = "0",
-     .fallback_help = "one per available core",
      .high = 1024},
 };
 
