@@ -220,7 +220,7 @@ static struct cli_bench_row *add_row(struct bench *b, const char *test, int64_t 
 /* Appends n random tokens to session s, in calls of --chunk, and takes the best of the last's logits. */
 static int feed(struct bench *b, size_t s, int64_t n, struct rondo_error *error)
 {
-    int result = RONDO_OK;
+    int result = cli_check_interrupt(error);
     for (int64_t done = 0; done < n && !result;) {
         int64_t piece = n - done > b->options->chunk ? b->options->chunk : n - done;
         bool last = done + piece == n;
@@ -234,6 +234,8 @@ static int feed(struct bench *b, size_t s, int64_t n, struct rondo_error *error)
         };
         result = rondo_context_run(b->engine.context, &item, 1, error);
         done += piece;
+        if (!result)
+            result = cli_check_interrupt(error);
         cli_progress(NULL, "filling caches", (uint64_t)done, (uint64_t)n);
     }
     cli_progress_clear();
@@ -262,6 +264,8 @@ static int decode(struct bench *b, size_t batch, int64_t n, struct rondo_error *
                 .best = &b->best[s],
             };
         result = rondo_context_run(b->engine.context, b->items, batch, error);
+        if (!result)
+            result = cli_check_interrupt(error);
     }
     return result;
 }
@@ -446,7 +450,7 @@ static int fill(struct bench *b, int64_t depth, struct rondo_error *error)
 static int warm_up(struct bench *b, struct rondo_error *error)
 {
     int64_t room = rondo_context_settings(b->engine.context)->max_context - 1;
-    cli_yardstick_touch(b->engine.device, b->engine.model);
+    cli_yardstick_touch(b->engine.device, b->engine.model); /* ends when interrupted */
     int result = feed(b, 0, room > WARM_UP ? WARM_UP : room, error);
     if (!result)
         result = decode(b, 1, 1, error);
@@ -570,6 +574,7 @@ static int run(void *user)
     struct bench b = {.options = user};
     struct rondo_error error = {0};
     cli_messages(&b.options->messages);
+    cli_interrupt_catch();
     const char *output = b.options->output;
     int result =
         output && !cli_is_stdout(output) ? rondo_file_check_writable(output, &error) : RONDO_OK;
@@ -579,12 +584,15 @@ static int run(void *user)
         result = start(&b, &error);
     if (!result)
         result = bench_all(&b, &error);
-    if (!result)
-        result = print_results(&b, &error);
+    /* What is finished is worth having, whatever came then. */
+    struct rondo_error trouble = {0};
+    int printed = !result || b.n_rows ? print_results(&b, &trouble) : RONDO_OK;
+    if (printed)
+        cli_report(&trouble);
     if (result)
         cli_report(&error);
     release(&b);
-    return result;
+    return result ? result : printed;
 }
 
 static const struct cli_option_set sets[] = {
@@ -600,10 +608,13 @@ const struct cli_command cli_bench = {
     .name = "bench",
     .summary = "measure prefill and decode, and the machine beside them",
     .usage = "-m DIR [options]",
-    .details = "Token ids are random. 'rondo help benchmarks' says what the columns mean.\n"
-               "\n"
-               "  rondo bench -m DIR --prefill 512,2048 --depth 0,4096,32768\n"
-               "  rondo bench -m DIR --prefill 0 --batch 1,4,16 --format json -o decode.json\n",
+    .details =
+        "Token ids are random. 'rondo help benchmarks' says what the columns mean. Rows that "
+        "are\n"
+        "finished are printed too when a later test fails or is interrupted.\n"
+        "\n"
+        "  rondo bench -m DIR --prefill 512,2048 --depth 0,4096,32768\n"
+        "  rondo bench -m DIR --prefill 0 --batch 1,4,16 --format json -o decode.json\n",
     .sets = sets,
     .n_sets = sizeof sets / sizeof sets[0],
     .options_size = sizeof(struct bench_options),

@@ -25,6 +25,9 @@ struct compare_options {
 
 #define FIELD(name) offsetof(struct compare_options, name)
 
+#define PIECE                                                                                      \
+    512 /* tokens at a time, as other commands cut prompts: the end of a layer of them is never far */
+
 static const struct cli_option table[] = {
     {.name = "--a",
      .kind = CLI_TEXT,
@@ -185,6 +188,7 @@ static void print_row(void *user, const struct rondo_compare_row *row)
 {
     struct report *report = user;
     char label[64];
+    cli_progress_clear();
     if (!strcmp(row->label, "layer"))
         snprintf(label, sizeof label, "layer %d", row->layer);
     else
@@ -234,6 +238,7 @@ static int compare_kind(struct comparison *c, const char *name, enum rondo_compa
     report->first_out = first_out;
     int result = rondo_compare(c->a, c->b, c->tokens, c->n, kind, layer, c->tolerance, print_row,
                                report, error);
+    cli_progress_clear();
     if (result && error->status != RONDO_OK)
         return result;
     if (result)
@@ -300,7 +305,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
         .mode = a->mode,
         .kv = a->kv,
         .max_context = (int32_t)c->n,
-        .max_batch_tokens = (int32_t)c->n,
+        .max_batch_tokens = c->n < PIECE ? (int32_t)c->n : PIECE,
         .snapshots = -1,
         .unchecked = options->check.unchecked,
     };
@@ -317,7 +322,7 @@ static int compare_sides(const struct compare_options *options, const struct sid
         print_head(options, a, first->device, b, second->device, c);
         result = compare_all(c, options, error);
         if (options->json)
-            printf("],\"within\":%s}\n", c->within && !result ? "true" : "false");
+            printf("],\"within\":%s}\n", result ? "null" : c->within ? "true" : "false");
         else if (!result)
             printf("\n%s\n", c->within ? "within tolerance"
                              : options->report
@@ -359,6 +364,7 @@ static int run(void *user)
         .device = a.device, .threads = options->a_threads, .strict = options->strict};
     struct cli_device_options device_b = {
         .device = b.device, .threads = options->b_threads, .strict = options->strict};
+    cli_interrupt_catch();
     struct cli_engine first = {0}, second = {0};
     struct comparison c = {.within = true, .tolerance = options->tolerance};
     if (c.tolerance < 0) /* not given */

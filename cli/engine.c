@@ -320,7 +320,7 @@ int cli_feed_rows(struct rondo_context *context, struct rondo_session *session,
         return rondo_fail(error, RONDO_FAILED,
                           "out of memory for %zu rows of %zu logits; lower --chunk", chunk, row);
     int result = RONDO_OK;
-    for (size_t done = 0; done < n && !result;) {
+    for (size_t done = 0; done < n && !(result = cli_check_interrupt(error));) {
         size_t piece = n - done > chunk ? chunk : n - done;
         bool wanted = done + piece > from;
         struct rondo_run_item item = {
@@ -334,9 +334,10 @@ int cli_feed_rows(struct rondo_context *context, struct rondo_session *session,
         size_t skip = from > done ? from - done : 0;
         if (!result && wanted)
             result = take(user, logits + skip * row, done + skip, piece - skip, error);
+        if (result)
+            break;
         done += piece;
-        if (cli_progress(NULL, "computing logits", done, n) && !result && done < n)
-            result = rondo_fail(error, RONDO_FAILED, "interrupted");
+        cli_progress(NULL, "computing logits", done, n);
     }
     cli_progress_clear();
     free(logits);

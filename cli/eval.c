@@ -461,6 +461,9 @@ static int finish(const struct evaluation *e, struct rondo_error *error)
     struct cli_eval_row *rows = cli_eval_rows(&report, &n);
     int status = rows ? write_report(e, &report, rows, n, error)
                       : rondo_fail(error, RONDO_FAILED, "out of memory");
+    if (!status && report.interrupted)
+        status = rondo_fail(error, RONDO_FAILED, "interrupted: %zu of %zu problems are answered",
+                            e->done, e->suite.n);
     for (size_t i = 0; i < n && !status; i++) {
         double accuracy =
             rows[i].problems ? 100.0 * (double)rows[i].right / (double)rows[i].problems : 100;

@@ -112,7 +112,15 @@ static const struct topic topics[] = {
      "  77  the device asked for is not on this machine\n"
      "\n"
      "Results go to stdout and nothing else does. Errors are one line on stderr.\n"
-     "SIGINT ends a generation cleanly (exit code 0); a second one ends the program.\n"},
+     "\n"
+     "SIGINT (Ctrl-C) ends every command soon and cleanly, a second one at once. `run` prints what "
+     "it "
+     "has\n"
+     "generated and saves its session: exit code 0. For all others it is a failure, exit code 1: "
+     "bench\n"
+     "prints the tests that are finished, eval reports on the problems that are answered, quantize "
+     "can go\n"
+     "on later; logits and synth leave nothing behind.\n"},
     {"modes", "f32, bf16, fp8: the numbers between operations",
      "  f32   activations and caches in f32: the default, and the yardstick\n"
      "  bf16  activations rounded to bf16 between operations, caches in bf16\n"

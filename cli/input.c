@@ -1,5 +1,6 @@
 /* Reading texts and token ids, printing ids and JSON strings. */
 #include "cli/input.h"
+#include "cli/terminal.h"
 #include "formats/file.h"
 #include "formats/utf8.h"
 
@@ -91,7 +92,9 @@ static char *read_stream(FILE *stream, const char *name, size_t *length, struct 
         return NULL;
     }
     if (ferror(stream)) {
-        rondo_fail(error, RONDO_FAILED, "%s: cannot read: %s", name, strerror(errno));
+        int cause = errno;
+        if (cause != EINTR || !cli_check_interrupt(error))
+            rondo_fail(error, RONDO_FAILED, "%s: cannot read: %s", name, strerror(cause));
         free(bytes);
         return NULL;
     }
@@ -114,7 +117,9 @@ char *cli_read_file(const char *path, size_t *length, struct rondo_error *error)
         return rondo_file_read(path, TEXT_LIMIT, length, error);
     FILE *stream = fopen(path, "rbe");
     if (!stream) {
-        rondo_fail(error, RONDO_FAILED, "%s: cannot open: %s", path, strerror(errno));
+        int cause = errno;
+        if (cause != EINTR || !cli_check_interrupt(error))
+            rondo_fail(error, RONDO_FAILED, "%s: cannot open: %s", path, strerror(cause));
         return NULL;
     }
     char *bytes = read_stream(stream, path, length, error);

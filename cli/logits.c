@@ -174,7 +174,7 @@ static int evaluate(const struct logits_options *options, struct cli_engine *eng
     if (!result)
         result = cli_feed_rows(engine->context, session, tokens, n, tree->n ? n : 0,
                                (size_t)options->chunk, write_rows, &rows, error);
-    if (!result && tree->n)
+    if (!result && tree->n && !(result = cli_check_interrupt(error)))
         result = write_tree(session, tree, &rows, error);
     if (!result && rows.writer)
         result = rondo_npy_finish(rows.writer, error);
@@ -219,6 +219,7 @@ static int run(void *user)
         return cli_usage("--output: got '-', and standard output is a terminal; give a file, or "
                          "lead the numbers elsewhere");
     cli_messages(&options->messages);
+    cli_interrupt_catch();
     int result = cli_engine_open(&engine, &options->model, &options->device, &error);
     if (!result)
         result = cli_tokens_get(&options->tokens, engine.model, &tokens, &n, &error);
@@ -227,7 +228,6 @@ static int run(void *user)
             read_tree(options->tree, rondo_model_config(engine.model)->vocab_size, &tree, &error);
     if (!result)
         result = start(options, &engine, n, tree.n, &error);
-    cli_interrupt_catch();
     if (!result)
         result = evaluate(options, &engine, tokens, n, &tree, &error);
     release_tree(&tree);

@@ -1,7 +1,7 @@
 /* Progress, interruption, and the formatting of sizes and rates. */
 #include "cli/terminal.h"
 
-#include "core/rondo.h"
+#include "core/error.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -125,6 +125,11 @@ void cli_interrupt_catch(void)
 bool cli_interrupted(void)
 {
     return interrupted;
+}
+
+int cli_check_interrupt(struct rondo_error *error)
+{
+    return interrupted ? rondo_fail(error, RONDO_FAILED, "interrupted") : RONDO_OK;
 }
 
 /* ---- files that change under a mapping -------------------------------------------------------- */

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct rondo_error;
+
 /* Seconds of a clock that only goes forward. */
 double cli_time(void);
 
@@ -27,9 +29,17 @@ int cli_progress(void *user, const char *what, uint64_t done, uint64_t total);
 /* Removes the bar, if there is one. */
 void cli_progress_clear(void);
 
-/* From now on the first SIGINT only sets a flag, and the second ends the program. Clears the flag. */
+/* ---- interruption: what every command that computes or writes does about SIGINT ------------------------------------
+ * It calls cli_interrupt_catch before it opens anything. From then on the first SIGINT only sets a flag, and the second
+ * ends the program. Long work asks in between, through cli_progress or one of the two functions below, and ends as
+ * after any other failure: nothing half-written stays, and the exit code is 1. Only generation for people (run) ends
+ * with success. */
+
+/* Clears the flag. */
 void cli_interrupt_catch(void);
 bool cli_interrupted(void);
+/* Fails with "interrupted" once the user has interrupted. */
+int cli_check_interrupt(struct rondo_error *error);
 
 /* From now on a mapped file that can not be read any more ends the program with one line that names it. */
 void cli_lost_file_catch(void);

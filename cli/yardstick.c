@@ -38,8 +38,9 @@ void cli_yardstick_touch(struct rondo_device *device, const struct rondo_model *
         for (uint64_t at = 0; at < model->tensors[i].info.size; at += page)
             sum = (uint8_t)(sum + data[at]);
         done += model->tensors[i].info.size;
-        if (done - shown >= progress_step)
-            cli_progress(NULL, "reading weights", shown = done, total);
+        if (done - shown >= progress_step &&
+            cli_progress(NULL, "reading weights", shown = done, total))
+            break;
     }
     cli_progress_clear();
 }

@@ -25,6 +25,7 @@ struct comparison {
     int32_t n_rows, capacity;
     float *host_a, *host_b; /* [largest value] */
     void *raw;              /* [largest value] as stored */
+    uint64_t done, total;   /* layers of pieces */
 };
 
 /* ---- values on the host ----------------------------------------------------------------------- */
@@ -229,7 +230,16 @@ static void compare_logits(struct comparison *c, int32_t n)
     }
 }
 
-static void run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bool *done)
+/* False when the caller does not want the rest. */
+static bool report_progress(struct comparison *c)
+{
+    const struct rondo_context_options *settings = &c->a->settings;
+    return !settings->progress ||
+           !settings->progress(settings->progress_user, "comparing", c->done++, c->total);
+}
+
+/* False when the caller does not want the rest: the sessions are good for nothing then. */
+static bool run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bool *done)
 {
     int32_t L = c->a->plan.config->num_hidden_layers;
     struct rondo_context *contexts[2] = {c->a, c->b};
@@ -245,6 +255,8 @@ static void run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bo
     for (int32_t l = 0; l < L; l++) {
         if (c->kind != RONDO_COMPARE_FREE)
             force(c, &c->a->plan.values[c->a->plan.hidden], &c->b->plan.values[c->b->plan.hidden]);
+        if (!report_progress(c))
+            return false;
         if (c->kind == RONDO_COMPARE_STEPS && l == c->layer) {
             run_layer_steps(c, l, done);
             continue;
@@ -263,6 +275,7 @@ static void run_piece(struct comparison *c, const int32_t *tokens, int32_t n, bo
     }
     for (int i = 0; i < 2; i++)
         rondo_session_append(sessions[i], tokens, n);
+    return true;
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
@@ -355,12 +368,18 @@ int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_
         int32_t piece = a->settings.max_batch_tokens < b->settings.max_batch_tokens
                             ? a->settings.max_batch_tokens
                             : b->settings.max_batch_tokens;
-        for (size_t at = 0; at < n; at += (size_t)piece)
-            run_piece(c, tokens + at, n - at < (size_t)piece ? (int32_t)(n - at) : piece, done);
+        bool wanted = true;
+        c->total =
+            (n + (size_t)piece - 1) / (size_t)piece * (uint64_t)a->plan.config->num_hidden_layers;
+        for (size_t at = 0; at < n && wanted; at += (size_t)piece)
+            wanted =
+                run_piece(c, tokens + at, n - at < (size_t)piece ? (int32_t)(n - at) : piece, done);
         if (error)
             error->status = RONDO_OK;
         if (!(status = rondo_run_end(a, error)) && !(status = rondo_run_end(b, error)))
-            status = report(c, tolerance, row, user) ? RONDO_OK : RONDO_FAILED;
+            status = !wanted ? rondo_fail(error, RONDO_FAILED, "compare: interrupted")
+                     : report(c, tolerance, row, user) ? RONDO_OK
+                                                       : RONDO_FAILED;
     }
     if (c) {
         rondo_session_destroy(c->session_a);

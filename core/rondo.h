@@ -270,8 +270,8 @@ struct rondo_context_options {
     int32_t snapshots; /* state snapshots for prefix reuse kept per session; -1: none; 0: 2 */
     int64_t kv_tokens; /* capacity of the KV pool in tokens; 0: max_context * max_sessions */
     bool unchecked;    /* do not read the weights first; see rondo_context_create */
-    rondo_progress_function
-        *progress; /* of weights that are checked, and copied to the device; may be NULL */
+    /* Of weights that are checked, and copied to the device, and of rondo_compare (that of its `a`); may be NULL. */
+    rondo_progress_function *progress;
     void *progress_user;
 };
 
@@ -542,7 +542,8 @@ enum rondo_compare_kind {
 
 /* Runs the same tokens through fresh sessions of two contexts of one model and reports every row to
  * `row`. Returns RONDO_OK within tolerance, RONDO_FAILED with error->status RONDO_OK when a row is out
- * of tolerance, RONDO_FAILED with a message on failure. A NaN is always out of tolerance. */
+ * of tolerance, RONDO_FAILED with a message on failure, and when the progress function of `a` cancels: it is
+ * called once a layer. A NaN is always out of tolerance. */
 RONDO_API int rondo_compare(struct rondo_context *a, struct rondo_context *b, const int32_t *tokens,
                             size_t n, enum rondo_compare_kind kind, int32_t layer, double tolerance,
                             void (*row)(void *user, const struct rondo_compare_row *row),

@@ -304,7 +304,7 @@ static int report(struct job *job, uint64_t bytes, int thread, struct rondo_erro
     if (thread == 0 && options->progress &&
         options->progress(options->progress_user, "bytes read", done, job->total))
         return rondo_fail(error, RONDO_FAILED,
-                          "quantize: cancelled; the same command goes on from here");
+                          "quantize: interrupted; the same command goes on from here");
     return RONDO_OK;
 }
 

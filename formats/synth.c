@@ -195,7 +195,7 @@ static int make_piece(void *user, size_t index, int thread, struct rondo_error *
     uint64_t done = atomic_fetch_add(shard->done, size) + size;
     if (!status && thread == 0 && options->progress &&
         options->progress(options->progress_user, "bytes written", done, shard->plan->bytes))
-        return rondo_fail(error, RONDO_FAILED, "synth: cancelled");
+        return rondo_fail(error, RONDO_FAILED, "synth: interrupted");
     return status;
 }
 

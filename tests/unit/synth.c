@@ -252,7 +252,7 @@ static void test_refusals(void)
                strstr(error.message, "not empty"),
            "%s", error.message);
     EXPECT(rondo_synth(&options, directory, &error) == RONDO_FAILED &&
-               strstr(error.message, "cancelled"),
+               strstr(error.message, "interrupted"),
            "%s", error.message);
     EXPECT(access(directory, F_OK) != 0, "a cancelled run left its directory");
     uint64_t room = 0, want = size_of("ring-flash-linear-2.0", RONDO_SYNTH_F32); /* 417 GB */
