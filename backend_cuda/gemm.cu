@@ -120,9 +120,9 @@ bool run(gpu_device *device, gemm_family family, gemm_launch *launch)
         return true;
     }
     family = mma_family(device, family);
-    int64_t rows = launch->rows, wide = 0;
+    int64_t rows = launch->expected_rows, wide = 0;
     if (launch->offsets)
-        rows = ceil_div(launch->rows, launch->n_experts);
+        rows = ceil_div(rows, launch->n_experts);
     for (int p = 0; p < launch->n_parts; p++)
         wide += ceil_div(launch->part[p].n, 64);
     if (launch->offsets)
@@ -196,7 +196,7 @@ gemm_launch dense_launch(const gpu_device *device, const rondo_op_gemm *op, gemm
 {
     gemm_launch launch = {};
     set_input(&launch, &op->x);
-    launch.rows = (int32_t)rondo_tensor_rows(&op->x);
+    launch.rows = launch.expected_rows = (int32_t)rondo_tensor_rows(&op->x);
     launch.residual = op->residual;
     for (int p = 0; p < op->n_parts; p++) {
         const rondo_gemm_part *part = &op->part[p];
@@ -208,12 +208,14 @@ gemm_launch dense_launch(const gpu_device *device, const rondo_op_gemm *op, gemm
     return launch;
 }
 
-gemm_launch grouped_launch(const gpu_device *device, const rondo_op_grouped_gemm *op,
+// `all`: the experts that the rows belong to, of which op has some.
+gemm_launch grouped_launch(const gpu_device *device, const rondo_op_grouped_gemm *op, int all,
                            gemm_family family)
 {
     gemm_launch launch = {};
     set_input(&launch, &op->x);
     launch.rows = op->n_rows;
+    launch.expected_rows = (int32_t)ceil_div((int64_t)op->n_rows * op->n_experts, all);
     launch.offsets = op->offsets;
     launch.gather = op->gather;
     launch.n_experts = op->n_experts;
@@ -271,7 +273,7 @@ void GPU(grouped_gemm)(rondo_device *base, const rondo_op_grouped_gemm *op)
     rondo_op_grouped_gemm part;
     for (int first = 0; next_run(op, &first, &part);)
         for (int family = 0; family < GEMM_FAMILIES; family++) {
-            gemm_launch launch = grouped_launch(device, &part, (gemm_family)family);
+            gemm_launch launch = grouped_launch(device, &part, op->n_experts, (gemm_family)family);
             run(device, (gemm_family)family, &launch);
         }
 }
@@ -329,7 +331,7 @@ const char *GPU(grouped_gemm_path)(const gpu_device *device, const rondo_op_grou
     int first = 0;
     next_run(op, &first, &part);
     const gemm_family family = family_of(device, &op->x, part.weight[0]);
-    const gemm_launch launch = grouped_launch(device, &part, family);
+    const gemm_launch launch = grouped_launch(device, &part, op->n_experts, family);
     return path_name(device, family, &launch);
 }
 

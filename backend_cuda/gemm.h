@@ -50,7 +50,8 @@ struct gemm_launch {
     const int32_t *offsets; /* [E + 1]; NULL: one group of all rows */
     const int32_t *gather;  /* [rows] or NULL */
     int32_t n_experts;
-    int32_t rows; /* of the output, of all experts together */
+    int32_t rows; /* of the output, of all experts together; of a run of mixed ones: at most */
+    int32_t expected_rows; /* for choosing tiles, by the host: of a run its share, else `rows` */
     int32_t k;
     int32_t n_parts;
     int32_t n_tiles; /* of N, of all parts; set for each launch */

@@ -208,7 +208,7 @@ template <class S, class Route> void launch(gpu_device *device, gemm_launch *g, 
 
 void GPU(gemm_launch_f32)(gpu_device *device, gemm_launch *g)
 {
-    int rows = g->offsets ? g->rows / g->n_experts : g->rows;
+    int rows = g->offsets ? g->expected_rows / g->n_experts : g->rows;
     if (g->route)
         launch<f32_shape<8, 32, 1, 1>>(device, g, gemm_routes(*g, 32));
     else if (rows <= 16)

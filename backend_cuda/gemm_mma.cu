@@ -302,8 +302,8 @@ void launch_family(gpu_device *device, gemm_launch *g)
     int64_t wide = 0;
     for (int p = 0; p < g->n_parts; p++)
         wide += ceil_div(g->part[p].n, 128);
-    int64_t rows = g->offsets ? ceil_div(g->rows, g->n_experts) : g->rows;
-    bool many = ceil_div(g->rows, large::tile_m) * wide >= device->multiprocessors;
+    int64_t rows = g->offsets ? ceil_div(g->expected_rows, g->n_experts) : g->rows;
+    bool many = ceil_div(g->expected_rows, large::tile_m) * wide >= device->multiprocessors;
     bool fits = large::shared_bytes + gemm_list_bytes(g) <= device->shared_limit;
     if (rows > 64 && many && fits)
         launch_tiles<large>(device, g);

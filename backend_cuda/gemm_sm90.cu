@@ -85,7 +85,7 @@ Sm90_plan sm90_choose(const gpu_device *device, const gemm_launch *launch)
     for (int kind = launch->route ? SM90_FEW32 : SM90_WIDE; kind < SM90_KINDS; kind++) {
         for (int narrow = 64; narrow >= (kind >= SM90_FEW64 ? 8 : 64); narrow /= 2) {
             const Sm90_plan plan = sm90_plan_of(launch, kind, narrow);
-            int64_t expected = ceil_div(launch->rows, sm90_kinds[kind].rows);
+            int64_t expected = ceil_div(launch->expected_rows, sm90_kinds[kind].rows);
             if (launch->offsets) // the last tile of a group is half full, more or less
                 expected += groups / 2;
             expected = (expected < groups ? groups : expected) * plan.tiles_n;

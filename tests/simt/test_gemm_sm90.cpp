@@ -182,7 +182,7 @@ struct Run {
         launch.offsets = c.experts ? offsets.get() : nullptr;
         launch.gather = c.gather ? gather.get() : nullptr;
         launch.n_experts = c.experts;
-        launch.rows = c.rows;
+        launch.rows = launch.expected_rows = c.rows;
         launch.n_parts = c.n_parts;
         launch.x_dtype = c.e4m3 ? RONDO_F8_E4M3 : RONDO_BF16;
         launch.residual = c.residual;
