@@ -19,8 +19,8 @@ static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, 
 /* For hardware, whose products have another order: emulated devices give the bits of the CPU here. A code that is NaN
  * makes everything NaN. */
 static const double tolerances[N_MODES] = {1e-10, 1e-2, 1e-1};
-/* Scales of blocks, in the output head too, and of rows. */
-static const char *const names[] = {"fp8-block", "fp8-head", "fp8-row"};
+/* Scales of blocks, in the output head too, and of rows; the table, routers and some of a layer's experts. */
+static const char *const names[] = {"fp8-block", "fp8-head", "fp8-row", "random-types"};
 
 static void stop(const char *what, const struct rondo_error *error)
 {
