@@ -35,6 +35,7 @@ struct sort {
     int32_t n_pairs, top_k, n_experts, n_tiles, tile;
     int32_t warps; // that a tile is dealt out to, as far as shared memory has counters for them
     int32_t bits;  // of an expert's number
+    int32_t n_all; // tokens of the shared expert: all, or 0 where there is none
 };
 
 // The part of a tile that a warp has: a multiple of the warp size, the last one shorter.
@@ -157,6 +158,19 @@ __device__ __forceinline__ void place_tile(const struct sort &op, int32_t tile, 
         place_run(op, tile, next + (int32_t)threadIdx.x / WARP_SIZE * op.n_experts);
 }
 
+// Offsets for all to read, and the shared expert's rows, by all blocks of a launch.
+__device__ __forceinline__ void store_offsets(const struct sort &op, const int32_t *offsets)
+{
+    int32_t thread = (int32_t)(blockIdx.x * SORT_THREADS + threadIdx.x);
+    int32_t threads = (int32_t)(gridDim.x * SORT_THREADS);
+    for (int32_t e = thread; e <= op.n_experts; e += threads)
+        op.offsets[e] = offsets[e];
+    for (int32_t t = thread; t < op.n_all; t += threads)
+        op.token_of[op.n_pairs + t] = t;
+    if (op.n_all && thread == 0)
+        op.offsets[op.n_experts + 1] = op.n_pairs + op.n_all;
+}
+
 __global__ void __launch_bounds__(SORT_THREADS) sort_one_kernel(struct sort op)
 {
     wait_for_previous();
@@ -167,8 +181,7 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_one_kernel(struct sort op)
     __syncthreads();
     sum_experts(op, offsets, offsets);
     __syncthreads();
-    for (int32_t e = (int32_t)threadIdx.x; e <= op.n_experts; e += SORT_THREADS)
-        op.offsets[e] = offsets[e];
+    store_offsets(op, offsets);
     place_tile(op, 0, next, offsets);
 }
 
@@ -209,8 +222,7 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_place_kernel(struct sort op
     sum_runs(op, next, nullptr, 0);
     sum_experts(op, op.total, offsets);
     __syncthreads();
-    for (int32_t e = (int32_t)threadIdx.x; blockIdx.x == 0 && e <= op.n_experts; e += SORT_THREADS)
-        op.offsets[e] = offsets[e];
+    store_offsets(op, offsets);
     place_tile(op, (int32_t)blockIdx.x, next, offsets);
 }
 
@@ -377,6 +389,7 @@ void GPU(group_tokens)(struct rondo_device *device, const struct rondo_op_group_
     args.n_pairs = op->n_tokens * op->experts_per_token;
     args.top_k = op->experts_per_token;
     args.n_experts = op->n_experts;
+    args.n_all = op->shared ? op->n_tokens : 0;
     args.warps = SHARED_INTS / op->n_experts - 2;
     args.warps = args.warps < 1 ? 1 : args.warps > MAX_WARPS ? MAX_WARPS : args.warps;
     if (args.n_pairs <= args.warps * WARP_SIZE)

@@ -32,7 +32,8 @@ static void name_row(const struct rondo_context *context, const struct rondo_val
     text[0] = '\0';
     if (value->rows == RONDO_ROWS_LOGITS)
         row = context->run.logit_row[context->run.first_logit + row];
-    if (value->rows == RONDO_ROWS_ROUTED || value->rows == RONDO_ROWS_OFFSETS)
+    if (value->rows == RONDO_ROWS_ROUTED || value->rows == RONDO_ROWS_EXPERTS ||
+        value->rows == RONDO_ROWS_OFFSETS)
         return;
     const struct rondo_batch_sequence *sequence =
         &context->run.sequences[context->run.sequence_of[row]];

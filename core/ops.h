@@ -150,6 +150,9 @@ struct rondo_op_gemm {
     bool residual;
 };
 
+/* Experts of a grouped product, at most, where a plan can choose: with more it is slower on some devices. */
+#define RONDO_GROUPS 1024
+
 /* The same product for rows that are grouped by expert: rows offsets[e] .. offsets[e+1] of the output use
  * expert e's weights. Output row r reads x row gather[r] (r itself when NULL). Parts (gate and up) stand
  * side by side in out: columns [0, N) and [N, 2N). Every expert's weight of a part has the same shape, and
@@ -286,13 +289,16 @@ struct rondo_op_gemm_router {
 };
 
 /* Orders the T*K routed pairs by expert, by token within an expert. offsets[e] is the first row of expert
- * e; row_of[t*K + k] the row of that pair; token_of[r] the token of a row. Exact. */
+ * e; row_of[t*K + k] the row of that pair; token_of[r] the token of a row. Exact.
+ * With `shared` there is one expert more, of number E, which has a row of every token: rows R + t, behind the routed
+ * ones, of token t. ids and row_of do not speak of it. */
 struct rondo_op_group_tokens {
     const int32_t *ids; /* [T, K] */
     int32_t n_tokens, experts_per_token, n_experts;
-    int32_t *offsets;  /* [E + 1] */
+    bool shared;
+    int32_t *offsets;  /* [E + 1], [E + 2] with shared */
     int32_t *row_of;   /* [T*K] */
-    int32_t *token_of; /* [T*K] */
+    int32_t *token_of; /* [T*K], [T*K + T] with shared */
 };
 
 /* out = silu(x[:, :I]) * x[:, I:]. NMSE 1e-12 (f32), 1e-5 (bf16), 1e-4 (codes). */
@@ -303,6 +309,7 @@ struct rondo_op_swiglu {
 
 /* h[t] = h[t] + (sum over k of weights[t,k] * y[row_of[t*K+k]] (+ shared[t])).
  * Order: a = 0; for k = 0..K-1: a = fma(weight, y, a); a = a + shared; h = h + a. NMSE 1e-12.
+ * Where the shared expert is one of the grouped ones, `shared` is the rows of y behind the routed ones.
  * With `norm`, then rmsnorm of the new h, whose out and codes are norm and norm_codes. */
 struct rondo_op_combine {
     struct rondo_tensor y;      /* [T*K, D] act */

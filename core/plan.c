@@ -168,9 +168,9 @@ static void count_product(struct rondo_plan *plan, struct rondo_step *step,
         plan->limits.max_k = (int32_t)weight->shape[1];
 }
 
-/* A token's K experts: of mixed ones, K times the mean. */
+/* A token's K experts: of mixed ones, K times the mean. And the shared one where it is among them. */
 static void count_experts(struct rondo_plan *plan, struct rondo_step *step,
-                          const struct rondo_tensor *weights)
+                          const struct rondo_tensor *weights, bool shared)
 {
     uint64_t bytes = 0, E = (uint64_t)plan->config->num_experts;
     uint64_t K = (uint64_t)plan->config->num_experts_per_tok, before = step->weight_bytes;
@@ -178,6 +178,8 @@ static void count_experts(struct rondo_plan *plan, struct rondo_step *step,
         bytes += rondo_tensor_bytes(&weights[e]);
     count_product(plan, step, weights, K);
     step->weight_bytes = before + bytes * K / E;
+    if (shared)
+        count_product(plan, step, &weights[E], 1);
 }
 
 /* The products of `x` with several weights, in one step where their inputs are stored alike. */
@@ -317,6 +319,13 @@ static void add_attention(struct builder *b)
 
 /* ---- feed-forward ----------------------------------------------------------------------------- */
 
+/* A layer's routing: its values, and the rows of values that have one of each expert of a token. */
+struct routing {
+    int32_t weights, offsets, row_of, token_of;
+    bool shared; /* the shared expert is the last of the grouped ones */
+    enum rondo_rows rows;
+};
+
 static void add_dense_ffn(struct builder *b, int32_t x)
 {
     const struct rondo_ffn_weights *mlp = &b->weights->mlp;
@@ -329,12 +338,27 @@ static void add_dense_ffn(struct builder *b, int32_t x)
     add_gemm(b, "down_gemm", inner, &down, 1, true);
 }
 
-/* Products of routed rows with their experts' weights; with `token_of` rows are gathered from the batch. */
-static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t offsets,
-                        int32_t token_of, struct rondo_tensor *const *weights, int count,
-                        int32_t out)
+/* Whether the layer's shared expert is one of the grouped ones: the last, which every token goes to. It saves three
+ * steps: the products with gate and up beside the router's, swiglu, and the product with down. */
+static bool shares_groups(const struct rondo_plan *plan, const struct rondo_layer_weights *w)
+{
+    const struct rondo_config *c = plan->config;
+    const struct rondo_tensor *experts[3] = {w->expert_gate, w->expert_up, w->expert_down};
+    bool alike =
+        c->shared_intermediate_size == c->moe_intermediate_size && c->num_experts < RONDO_GROUPS;
+    for (int part = 0; part < 3 && alike; part++)
+        alike = !are_mixed(plan, experts[part]) &&
+                rondo_tensor_stored_alike(&experts[part][0], &experts[part][c->num_experts]);
+    return alike;
+}
+
+/* Products of the routing's rows with their experts' weights; with `gather` rows are those of the batch. */
+static void add_grouped(struct builder *b, const char *label, int32_t x,
+                        const struct routing *routing, bool gather,
+                        struct rondo_tensor *const *weights, int count, int32_t out)
 {
     struct rondo_plan *plan = b->plan;
+    const struct rondo_config *c = plan->config;
     for (int pass = 0; pass < 2; pass++) {
         bool codes = pass == 1;
         int first = -1, n = 0;
@@ -349,32 +373,28 @@ static void add_grouped(struct builder *b, const char *label, int32_t x, int32_t
         int32_t input = codes ? quantized(b, x) : x;
         struct rondo_step *step = add_step(b, RONDO_OP_GROUPED_GEMM, label);
         struct rondo_op_grouped_gemm *op = &step->args.grouped_gemm;
-        op->n_experts = plan->config->num_experts;
+        op->n_experts = c->num_experts + routing->shared;
         for (int i = first; i < first + n; i++) {
             op->weight[op->n_parts++] = weights[i];
             op->mixed = op->mixed || are_mixed(plan, weights[i]);
-            count_experts(plan, step, weights[i]);
+            count_experts(plan, step, weights[i], routing->shared);
         }
         bind(b, step, FIELD(grouped_gemm.x), input, RONDO_USE_IN);
-        bind_pointer(b, step, FIELD(grouped_gemm.offsets), offsets, RONDO_USE_IN);
-        if (token_of >= 0)
-            bind_pointer(b, step, FIELD(grouped_gemm.gather), token_of, RONDO_USE_IN);
+        bind_pointer(b, step, FIELD(grouped_gemm.offsets), routing->offsets, RONDO_USE_IN);
+        if (gather)
+            bind_pointer(b, step, FIELD(grouped_gemm.gather), routing->token_of, RONDO_USE_IN);
         struct rondo_binding *result = bind(b, step, FIELD(grouped_gemm.out), out, RONDO_USE_OUT);
         result->first_column = first * (int32_t)weights[0]->shape[0];
         result->columns = n * weights[0]->shape[0];
     }
 }
 
-/* Values of a layer's routing. */
-struct routing {
-    int32_t weights, offsets, row_of, token_of;
-};
-
-static struct routing add_routing(struct builder *b, int32_t logits)
+static struct routing add_routing(struct builder *b, int32_t logits, bool shared)
 {
     struct rondo_plan *plan = b->plan;
     const struct rondo_config *c = plan->config;
-    struct routing routing;
+    struct routing routing = {.shared = shared,
+                              .rows = shared ? RONDO_ROWS_EXPERTS : RONDO_ROWS_ROUTED};
     int32_t ids = add_value(b, "expert_ids", RONDO_I32, RONDO_ROWS_TOKENS, c->num_experts_per_tok);
     routing.weights =
         add_value(b, "expert_weights", RONDO_F32, RONDO_ROWS_TOKENS, c->num_experts_per_tok);
@@ -392,12 +412,13 @@ static struct routing add_routing(struct builder *b, int32_t logits)
     bind_pointer(b, step, FIELD(router.weights), routing.weights, RONDO_USE_OUT);
 
     routing.offsets =
-        add_value(b, "expert_offsets", RONDO_I32, RONDO_ROWS_OFFSETS, c->num_experts + 1);
+        add_value(b, "expert_offsets", RONDO_I32, RONDO_ROWS_OFFSETS, c->num_experts + shared + 1);
     routing.row_of = add_value(b, "row_of", RONDO_I32, RONDO_ROWS_ROUTED, 1);
-    routing.token_of = add_value(b, "token_of", RONDO_I32, RONDO_ROWS_ROUTED, 1);
+    routing.token_of = add_value(b, "token_of", RONDO_I32, routing.rows, 1);
     step = add_step(b, RONDO_OP_GROUP_TOKENS, "group_tokens");
     step->args.group_tokens.experts_per_token = c->num_experts_per_tok;
     step->args.group_tokens.n_experts = c->num_experts;
+    step->args.group_tokens.shared = shared;
     bind_pointer(b, step, FIELD(group_tokens.ids), ids, RONDO_USE_IN);
     bind_pointer(b, step, FIELD(group_tokens.offsets), routing.offsets, RONDO_USE_OUT);
     bind_pointer(b, step, FIELD(group_tokens.row_of), routing.row_of, RONDO_USE_OUT);
@@ -405,44 +426,62 @@ static struct routing add_routing(struct builder *b, int32_t logits)
     return routing;
 }
 
+/* The experts' networks; gives what they make. */
+static int32_t add_experts(struct builder *b, int32_t x, const struct routing *routing)
+{
+    struct rondo_plan *plan = b->plan;
+    const struct rondo_config *c = plan->config;
+    const struct rondo_layer_weights *w = b->weights;
+    int32_t gate_up = add_value(b, "expert_gate_up", plan->act, routing->rows,
+                                2 * (int64_t)c->moe_intermediate_size);
+    struct rondo_tensor *up_weights[2] = {w->expert_gate, w->expert_up};
+    add_grouped(b, "expert_up_gemm", x, routing, true, up_weights, 2, gate_up);
+    int32_t inner = add_swiglu(b, "expert_swiglu", gate_up, "expert_inner");
+    int32_t y = add_value(b, "expert_out", plan->act, routing->rows, c->hidden_size);
+    struct rondo_tensor *down_weights[1] = {w->expert_down};
+    add_grouped(b, "expert_down_gemm", inner, routing, false, down_weights, 1, y);
+    return y;
+}
+
+/* The end of a shared expert that is none of the grouped ones; gives what it makes. */
+static int32_t add_shared(struct builder *b, int32_t gate_up)
+{
+    struct rondo_plan *plan = b->plan;
+    int32_t inner = add_swiglu(b, "shared_swiglu", gate_up, "shared_inner");
+    int32_t out =
+        add_value(b, "shared_out", plan->act, RONDO_ROWS_TOKENS, plan->config->hidden_size);
+    struct product down = {&b->weights->shared.down, NULL, out, 0};
+    add_gemm(b, "shared_down_gemm", inner, &down, 1, false);
+    return out;
+}
+
 static void add_moe(struct builder *b, int32_t x)
 {
     struct rondo_plan *plan = b->plan;
     const struct rondo_config *c = plan->config;
     const struct rondo_layer_weights *w = b->weights;
-    int64_t width = c->moe_intermediate_size;
-    int32_t shared_width = c->shared_intermediate_size;
+    bool grouped = shares_groups(plan, w);
+    int32_t width = grouped ? 0 : c->shared_intermediate_size; /* of an expert beside the groups */
 
     int32_t logits = add_value(b, "router_logits", RONDO_F32, RONDO_ROWS_TOKENS, c->num_experts);
-    int32_t shared = shared_width ? add_value(b, "shared_gate_up", plan->act, RONDO_ROWS_TOKENS,
-                                              2 * (int64_t)shared_width)
-                                  : -1;
+    int32_t gate_up =
+        width ? add_value(b, "shared_gate_up", plan->act, RONDO_ROWS_TOKENS, 2 * (int64_t)width)
+              : -1;
     struct product products[3] = {{&w->router, NULL, logits, 0},
-                                  {&w->shared.gate, NULL, shared, 0},
-                                  {&w->shared.up, NULL, shared, shared_width}};
-    add_gemm(b, "router_gemm", x, products, shared_width ? 3 : 1, false);
-    struct routing routing = add_routing(b, logits);
+                                  {&w->shared.gate, NULL, gate_up, 0},
+                                  {&w->shared.up, NULL, gate_up, width}};
+    add_gemm(b, "router_gemm", x, products, width ? 3 : 1, false);
+    struct routing routing = add_routing(b, logits, grouped);
+    int32_t y = add_experts(b, x, &routing), shared = width ? add_shared(b, gate_up) : y;
 
-    int32_t gate_up = add_value(b, "expert_gate_up", plan->act, RONDO_ROWS_ROUTED, 2 * width);
-    struct rondo_tensor *up_weights[2] = {w->expert_gate, w->expert_up};
-    add_grouped(b, "expert_up_gemm", x, routing.offsets, routing.token_of, up_weights, 2, gate_up);
-    int32_t inner = add_swiglu(b, "expert_swiglu", gate_up, "expert_inner");
-    int32_t y = add_value(b, "expert_out", plan->act, RONDO_ROWS_ROUTED, c->hidden_size);
-    struct rondo_tensor *down_weights[1] = {w->expert_down};
-    add_grouped(b, "expert_down_gemm", inner, routing.offsets, -1, down_weights, 1, y);
-
-    int32_t shared_out = -1;
-    if (shared_width) {
-        int32_t shared_inner = add_swiglu(b, "shared_swiglu", shared, "shared_inner");
-        shared_out = add_value(b, "shared_out", plan->act, RONDO_ROWS_TOKENS, c->hidden_size);
-        struct product down = {&w->shared.down, NULL, shared_out, 0};
-        add_gemm(b, "shared_down_gemm", shared_inner, &down, 1, false);
-    }
     struct rondo_step *step = add_step(b, RONDO_OP_COMBINE, "combine");
     step->args.combine.experts_per_token = c->num_experts_per_tok;
-    bind(b, step, FIELD(combine.y), y, RONDO_USE_IN);
-    if (shared_width)
-        bind(b, step, FIELD(combine.shared), shared_out, RONDO_USE_IN);
+    struct rondo_binding *routed = bind(b, step, FIELD(combine.y), y, RONDO_USE_IN);
+    routed->piece = grouped ? RONDO_PIECE_ROUTED : RONDO_PIECE_ALL;
+    if (grouped || width) {
+        struct rondo_binding *others = bind(b, step, FIELD(combine.shared), shared, RONDO_USE_IN);
+        others->piece = grouped ? RONDO_PIECE_SHARED : RONDO_PIECE_ALL;
+    }
     bind_pointer(b, step, FIELD(combine.row_of), routing.row_of, RONDO_USE_IN);
     bind_pointer(b, step, FIELD(combine.weights), routing.weights, RONDO_USE_IN);
     bind(b, step, FIELD(combine.h), plan->hidden, RONDO_USE_IN_OUT);

@@ -8,10 +8,11 @@
 
 /* How many rows a value has in a run. */
 enum rondo_rows {
-    RONDO_ROWS_TOKENS,  /* T */
-    RONDO_ROWS_ROUTED,  /* T * K */
+    RONDO_ROWS_TOKENS, /* T */
+    RONDO_ROWS_ROUTED, /* T * K */
+    RONDO_ROWS_EXPERTS, /* T * K + T: of the shared expert, which has all tokens, behind the routed ones */
     RONDO_ROWS_LOGITS,  /* rows whose logits are asked for, a slice at a time */
-    RONDO_ROWS_OFFSETS, /* 1: the array of E + 1 offsets */
+    RONDO_ROWS_OFFSETS, /* 1: the array of offsets */
 };
 
 /* An intermediate result. `first` and `last` are the steps that define and last use it; values whose lives do
@@ -51,12 +52,16 @@ union rondo_op_args {
 
 enum rondo_use { RONDO_USE_IN, RONDO_USE_OUT, RONDO_USE_IN_OUT };
 
+/* Which rows of a value of RONDO_ROWS_EXPERTS. */
+enum rondo_piece { RONDO_PIECE_ALL, RONDO_PIECE_ROUTED, RONDO_PIECE_SHARED };
+
 /* Ties a field of a step's arguments to a value. */
 struct rondo_binding {
     uint32_t field; /* offset in union rondo_op_args of a struct rondo_tensor, or of a pointer */
     int32_t value;
     int32_t first_column; /* of a part of the value's columns */
     int64_t columns;      /* 0: all */
+    enum rondo_piece piece;
     enum rondo_use use;
     bool is_pointer;
 };

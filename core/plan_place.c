@@ -23,6 +23,8 @@ int64_t rondo_plan_rows(const struct rondo_plan *plan, enum rondo_rows rows, int
         return tokens;
     case RONDO_ROWS_ROUTED:
         return (int64_t)tokens * plan->config->num_experts_per_tok;
+    case RONDO_ROWS_EXPERTS:
+        return (int64_t)tokens * (plan->config->num_experts_per_tok + 1);
     case RONDO_ROWS_LOGITS:
         return logit_rows;
     case RONDO_ROWS_OFFSETS:
@@ -149,16 +151,28 @@ static void bind_caches(struct rondo_plan *plan, const struct rondo_cache *cache
     }
 }
 
+static void set_rows(const struct rondo_plan *plan, const struct rondo_binding *binding,
+                     struct rondo_tensor *tensor, int32_t tokens, int32_t logit_rows)
+{
+    const struct rondo_value *value = &plan->values[binding->value];
+    int64_t routed = rondo_plan_rows(plan, RONDO_ROWS_ROUTED, tokens, logit_rows);
+    tensor->shape[0] = binding->piece == RONDO_PIECE_ROUTED ? routed
+                       : binding->piece == RONDO_PIECE_SHARED
+                           ? tokens
+                           : rondo_plan_rows(plan, value->rows, tokens, logit_rows);
+    if (binding->piece == RONDO_PIECE_SHARED)
+        tensor->data = (char *)value->data +
+                       (size_t)(routed * value->columns) * rondo_dtype_size(value->dtype);
+}
+
 static void set_step_rows(const struct rondo_plan *plan, struct rondo_step *step, int32_t tokens,
                           int32_t logit_rows)
 {
     for (int32_t j = 0; j < step->n_bindings; j++) {
         const struct rondo_binding *binding = &step->binding[j];
-        if (binding->is_pointer)
-            continue;
-        struct rondo_tensor *tensor = (struct rondo_tensor *)((char *)&step->args + binding->field);
-        tensor->shape[0] =
-            rondo_plan_rows(plan, plan->values[binding->value].rows, tokens, logit_rows);
+        if (!binding->is_pointer)
+            set_rows(plan, binding, (struct rondo_tensor *)((char *)&step->args + binding->field),
+                     tokens, logit_rows);
     }
     if (step->op == RONDO_OP_RMSNORM)
         step->args.rmsnorm.n_rows = (int32_t)step->args.rmsnorm.out.shape[0];

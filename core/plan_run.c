@@ -109,6 +109,7 @@ static size_t append_values(const struct rondo_plan *plan, const struct rondo_st
 {
     static const char *const rows[] = {[RONDO_ROWS_TOKENS] = "T",
                                        [RONDO_ROWS_ROUTED] = "R",
+                                       [RONDO_ROWS_EXPERTS] = "R+T",
                                        [RONDO_ROWS_LOGITS] = "N",
                                        [RONDO_ROWS_OFFSETS] = "1"};
     const char *separator = "";
@@ -117,9 +118,12 @@ static size_t append_values(const struct rondo_plan *plan, const struct rondo_st
         const struct rondo_value *value = &plan->values[binding->value];
         if (outputs ? binding->use == RONDO_USE_IN : binding->use != RONDO_USE_IN)
             continue;
+        enum rondo_rows kind = binding->piece == RONDO_PIECE_ROUTED   ? RONDO_ROWS_ROUTED
+                               : binding->piece == RONDO_PIECE_SHARED ? RONDO_ROWS_TOKENS
+                                                                      : value->rows;
         char text[96];
         snprintf(text, sizeof text, "%s%s%s[%s,%lld] %s", separator,
-                 binding->use == RONDO_USE_IN_OUT ? "+=" : "", value->name, rows[value->rows],
+                 binding->use == RONDO_USE_IN_OUT ? "+=" : "", value->name, rows[kind],
                  (long long)(binding->columns ? binding->columns : value->columns),
                  rondo_dtype_name(value->dtype));
         at = append(line, size, at, text);

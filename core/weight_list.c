@@ -64,21 +64,36 @@ static void walk_attention(struct walk *walk, struct rondo_layer_weights *layer)
         emit(walk, RONDO_WEIGHT_BIAS, -1, 1, D, TARGET(layer, dense_bias), "attention.dense.bias");
 }
 
-static void walk_ffn(struct walk *walk, int64_t width, struct rondo_ffn_weights *ffn,
-                     const char *prefix)
+/* `ffn` [3]: where gate, up and down are kept, NULL in a walk without weights. */
+static void walk_ffn(struct walk *walk, int32_t expert, int64_t width,
+                     struct rondo_tensor *const ffn[3], const char *prefix)
 {
     int64_t D = walk->config->hidden_size;
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, width, D, TARGET(ffn, gate), "%s.gate_proj.weight",
-         prefix);
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, width, D, TARGET(ffn, up), "%s.up_proj.weight", prefix);
-    emit(walk, RONDO_WEIGHT_PROJECTION, -1, D, width, TARGET(ffn, down), "%s.down_proj.weight",
-         prefix);
+    emit(walk, RONDO_WEIGHT_PROJECTION, expert, width, D, ffn[0], "%s.gate_proj.weight", prefix);
+    emit(walk, RONDO_WEIGHT_PROJECTION, expert, width, D, ffn[1], "%s.up_proj.weight", prefix);
+    emit(walk, RONDO_WEIGHT_PROJECTION, expert, D, width, ffn[2], "%s.down_proj.weight", prefix);
+}
+
+static void walk_dense(struct walk *walk, int64_t width, struct rondo_ffn_weights *ffn,
+                       const char *prefix)
+{
+    struct rondo_tensor *const targets[3] = {TARGET(ffn, gate), TARGET(ffn, up), TARGET(ffn, down)};
+    walk_ffn(walk, -1, width, targets, prefix);
+}
+
+static void walk_expert(struct walk *walk, int32_t e, struct rondo_layer_weights *layer,
+                        const char *prefix)
+{
+    struct rondo_tensor *const targets[3] = {layer ? &layer->expert_gate[e] : NULL,
+                                             layer ? &layer->expert_up[e] : NULL,
+                                             layer ? &layer->expert_down[e] : NULL};
+    walk_ffn(walk, e, walk->config->moe_intermediate_size, targets, prefix);
 }
 
 static void walk_moe(struct walk *walk, struct rondo_layer_weights *layer)
 {
     const struct rondo_config *c = walk->config;
-    int64_t D = c->hidden_size, width = c->moe_intermediate_size;
+    int64_t D = c->hidden_size;
 
     emit(walk, RONDO_WEIGHT_ROUTER, -1, c->num_experts, D, TARGET(layer, router),
          "mlp.gate.weight");
@@ -86,16 +101,15 @@ static void walk_moe(struct walk *walk, struct rondo_layer_weights *layer)
         emit(walk, RONDO_WEIGHT_EXPERT_BIAS, -1, 1, c->num_experts, TARGET(layer, expert_bias),
              "mlp.gate.expert_bias");
     for (int32_t e = 0; e < c->num_experts; e++) {
-        emit(walk, RONDO_WEIGHT_PROJECTION, e, width, D, layer ? &layer->expert_gate[e] : NULL,
-             "mlp.experts.%d.gate_proj.weight", e);
-        emit(walk, RONDO_WEIGHT_PROJECTION, e, width, D, layer ? &layer->expert_up[e] : NULL,
-             "mlp.experts.%d.up_proj.weight", e);
-        emit(walk, RONDO_WEIGHT_PROJECTION, e, D, width, layer ? &layer->expert_down[e] : NULL,
-             "mlp.experts.%d.down_proj.weight", e);
+        char prefix[32];
+        snprintf(prefix, sizeof prefix, "mlp.experts.%d", e);
+        walk_expert(walk, e, layer, prefix);
     }
-    if (c->shared_intermediate_size > 0)
-        walk_ffn(walk, c->shared_intermediate_size, layer ? &layer->shared : NULL,
-                 "mlp.shared_experts");
+    if (c->shared_intermediate_size == c->moe_intermediate_size)
+        walk_expert(walk, c->num_experts, layer, "mlp.shared_experts");
+    else if (c->shared_intermediate_size > 0)
+        walk_dense(walk, c->shared_intermediate_size, layer ? &layer->shared : NULL,
+                   "mlp.shared_experts");
 }
 
 int rondo_weight_walk(const struct rondo_config *config, struct rondo_weights *weights,
@@ -115,7 +129,7 @@ int rondo_weight_walk(const struct rondo_config *config, struct rondo_weights *w
         emit(&walk, RONDO_WEIGHT_NORM, -1, 1, D, TARGET(layer, post_norm),
              "post_attention_layernorm.weight");
         if (rondo_config_ffn(config, l) == RONDO_FFN_DENSE)
-            walk_ffn(&walk, config->intermediate_size, layer ? &layer->mlp : NULL, "mlp");
+            walk_dense(&walk, config->intermediate_size, layer ? &layer->mlp : NULL, "mlp");
         else
             walk_moe(&walk, layer);
     }

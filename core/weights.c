@@ -310,21 +310,28 @@ static void *take(struct load *load, size_t size, const char *name)
     return memory;
 }
 
-/* How many experts from this one on have a weight of its part that is stored like it: a run. 1 for what is not of an
- * expert. */
+/* How many experts from this one on, the shared one behind them where it is as wide, have a weight of its part that is
+ * stored like it: a run. 1 for what is not of an expert. */
 static int32_t run_length(const struct load *load, const struct rondo_weight_entry *entry,
                           const struct source *source)
 {
-    if (entry->expert < 0)
+    const struct rondo_config *config = &load->model->config;
+    const char *place = strstr(entry->name, ".experts.");
+    if (!place) /* the shared expert's neither: none comes behind it */
         return 1;
-    const char *number = strstr(entry->name, ".experts.") + strlen(".experts.");
-    const char *rest = number + strcspn(number, ".");
+    const char *rest = place + strlen(".experts.");
+    rest += strcspn(rest, ".");
     struct rondo_weight_entry next = *entry;
-    while (++next.expert < load->model->config.num_experts) {
+    int32_t last =
+        config->num_experts - (config->shared_intermediate_size != config->moe_intermediate_size);
+    while (++next.expert <= last) {
         struct source other;
         struct rondo_error unlike; /* none: all were checked */
-        snprintf(next.name, sizeof next.name, "%.*s%d%s", (int)(number - entry->name), entry->name,
-                 next.expert, rest);
+        char expert[32] = ".shared_experts";
+        if (next.expert < config->num_experts)
+            snprintf(expert, sizeof expert, ".experts.%d", next.expert);
+        snprintf(next.name, sizeof next.name, "%.*s%s%s", (int)(place - entry->name), entry->name,
+                 expert, rest);
         if (find_source(load->model, &next, &other, &unlike) || !other.data ||
             other.data->info.dtype != source->data->info.dtype || !other.scale != !source->scale ||
             other.per_row != source->per_row)
@@ -462,16 +469,16 @@ int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *
     size_t L = (size_t)config->num_hidden_layers, E = (size_t)config->num_experts;
     *weights = (struct rondo_weights){.device = device, .n_layers = config->num_hidden_layers};
     weights->layers = calloc(L, sizeof *weights->layers);
-    weights->expert_tensors = calloc(L * 3 * E + 1, sizeof *weights->expert_tensors);
+    weights->expert_tensors = calloc(L * 3 * (E + 1), sizeof *weights->expert_tensors);
     if (!weights->layers || !weights->expert_tensors) {
         rondo_weights_unload(weights);
         return rondo_fail(error, RONDO_FAILED, "%s: out of memory for the weight table",
                           model->directory);
     }
     for (size_t l = 0; l < L; l++) {
-        weights->layers[l].expert_gate = weights->expert_tensors + (l * 3 + 0) * E;
-        weights->layers[l].expert_up = weights->expert_tensors + (l * 3 + 1) * E;
-        weights->layers[l].expert_down = weights->expert_tensors + (l * 3 + 2) * E;
+        weights->layers[l].expert_gate = weights->expert_tensors + (l * 3 + 0) * (E + 1);
+        weights->layers[l].expert_up = weights->expert_tensors + (l * 3 + 1) * (E + 1);
+        weights->layers[l].expert_down = weights->expert_tensors + (l * 3 + 2) * (E + 1);
     }
     struct load load = {.model = model, .weights = weights, .error = error};
     load.in_place = !device || (device->uses_host_memory && device->uses_host_memory(device));
@@ -486,6 +493,12 @@ int rondo_weights_load(struct rondo_weights *weights, const struct rondo_model *
     }
     if (config->tie_word_embeddings)
         weights->lm_head = weights->embedding;
+    for (size_t l = 0; l < L; l++) {
+        struct rondo_layer_weights *layer = &weights->layers[l];
+        if (layer->expert_down[E].n_dims)
+            layer->shared = (struct rondo_ffn_weights){layer->expert_gate[E], layer->expert_up[E],
+                                                       layer->expert_down[E]};
+    }
     return RONDO_OK;
 }
 

@@ -26,8 +26,8 @@ static inline bool rondo_weight_is_vector(enum rondo_weight_kind kind)
 struct rondo_weight_entry {
     char name[112];
     enum rondo_weight_kind kind;
-    int32_t layer;         /* -1: not in a layer */
-    int32_t expert;        /* -1: not of a routed expert */
+    int32_t layer;  /* -1: not in a layer */
+    int32_t expert; /* -1: of none; E: of the shared one, where it is as wide as the routed ones */
     int64_t rows, columns; /* [rows, columns]; vectors: [columns], rows 1 */
 };
 
@@ -59,7 +59,8 @@ struct rondo_layer_weights {
     struct rondo_ffn_weights shared;        /* moe layers */
     struct rondo_tensor router;             /* [E, D] */
     const float *expert_bias;               /* [E] */
-    struct rondo_tensor *expert_gate, *expert_up, *expert_down; /* [E] tensors each */
+    /* [E + 1] tensors each; the last one is the shared expert's, where that is as wide as the others. */
+    struct rondo_tensor *expert_gate, *expert_up, *expert_down;
 };
 
 struct rondo_weights {
@@ -68,7 +69,7 @@ struct rondo_weights {
     struct rondo_layer_weights *layers;     /* [L] */
     int32_t n_layers;
     struct rondo_tensor
-        *expert_tensors; /* [L, 3, E], what the layers' expert pointers point into */
+        *expert_tensors; /* [L, 3, E + 1], what the layers' expert pointers point into */
     void **buffers;      /* [n_buffers] device memory owned here */
     size_t n_buffers;
     uint64_t bytes;       /* of all tensors and scales in use, once each */

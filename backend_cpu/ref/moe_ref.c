@@ -145,6 +145,10 @@ void rondo_group_tokens_ref(struct rondo_device *device, const struct rondo_op_g
     }
     memmove(op->offsets + 1, op->offsets, sizeof *op->offsets * (size_t)op->n_experts);
     op->offsets[0] = 0;
+    for (int32_t t = 0; t < op->n_tokens && op->shared; t++)
+        op->token_of[pairs + t] = t;
+    if (op->shared)
+        op->offsets[op->n_experts + 1] = pairs + op->n_tokens;
 }
 
 static void combine_row_ref(const struct rondo_op_combine *op, int64_t token, int64_t first,

@@ -180,10 +180,11 @@ static void check_router(struct check *check)
 
 /* ---- group_tokens ---------------------------------------------------------------------------- */
 
-/* The definition in words: a permutation, by expert, by token within an expert. */
+/* The definition in words: a permutation, by expert, by token within an expert; and of the shared expert, every token
+ * in its order. */
 static void grouping_holds(struct check *check, const int32_t *ids, int32_t tokens, int32_t k,
-                           int32_t experts, const int32_t *offsets, const int32_t *row_of,
-                           const int32_t *token_of)
+                           int32_t experts, bool shared, const int32_t *offsets,
+                           const int32_t *row_of, const int32_t *token_of)
 {
     int32_t *expert_at = check_allocate(check, (size_t)(tokens * k) * 4);
     memset(expert_at, 0xff, (size_t)(tokens * k) * 4);
@@ -202,20 +203,29 @@ static void grouping_holds(struct check *check, const int32_t *ids, int32_t toke
     if (tokens && (offsets[0] != 0 || offsets[experts] != tokens * k))
         check_fail(check, "offsets go from %d to %d, want 0 to %d", offsets[0], offsets[experts],
                    tokens * k);
+    if (tokens && shared && offsets[experts + 1] != tokens * (k + 1))
+        check_fail(check, "the shared expert ends at %d, want %d", offsets[experts + 1],
+                   tokens * (k + 1));
+    for (int32_t t = 0; t < tokens && shared; t++)
+        if (token_of[tokens * k + t] != t)
+            check_fail(check, "row %d of the shared expert is of token %d", t,
+                       token_of[tokens * k + t]);
 }
 
-static void group_tokens_case(struct check *check, int32_t tokens, int32_t k, int32_t experts)
+static void group_tokens_case(struct check *check, int32_t tokens, int32_t k, int32_t experts,
+                              bool shared)
 {
-    check_case(check, "T=%d K=%d E=%d", tokens, k, experts);
-    size_t pairs = (size_t)tokens * (size_t)k;
+    check_case(check, "T=%d K=%d E=%d%s", tokens, k, experts, shared ? ", shared" : "");
+    size_t pairs = (size_t)tokens * (size_t)k, rows = pairs + (shared ? (size_t)tokens : 0);
+    int32_t n_offsets = experts + 1 + shared;
     int32_t *ids = check_allocate(check, pairs * 4);
     int32_t step = experts / k; /* different experts for one token */
     for (size_t i = 0; i < pairs; i++)
         ids[i] = (int32_t)(i % (size_t)k) * step + check_random_range(check, 0, step - 1);
     struct check_buffer *ids_buffer = check_input(check, ids, pairs * 4, "ids");
-    struct check_buffer *offsets = check_output(check, ((size_t)experts + 1) * 4, "offsets");
+    struct check_buffer *offsets = check_output(check, (size_t)n_offsets * 4, "offsets");
     struct check_buffer *row_of = check_output(check, pairs * 4, "row_of");
-    struct check_buffer *token_of = check_output(check, pairs * 4, "token_of");
+    struct check_buffer *token_of = check_output(check, rows * 4, "token_of");
     struct rondo_op_group_tokens op[2];
     for (int side = 0; side < 2; side++)
         op[side] = (struct rondo_op_group_tokens){
@@ -223,6 +233,7 @@ static void group_tokens_case(struct check *check, int32_t tokens, int32_t k, in
             .n_tokens = tokens,
             .experts_per_token = k,
             .n_experts = experts,
+            .shared = shared,
             .offsets = offsets->data[side],
             .row_of = row_of->data[side],
             .token_of = token_of->data[side],
@@ -230,11 +241,11 @@ static void group_tokens_case(struct check *check, int32_t tokens, int32_t k, in
     struct rondo_limits limits = {.tokens = tokens, .experts = experts, .experts_per_token = k};
     check_reserve(check, &limits);
     check_run(check, RONDO_OP_GROUP_TOKENS, &op[0], &op[1]);
-    check_compare_array(check, offsets, RONDO_I32, experts + 1, NULL, 0);
+    check_compare_array(check, offsets, RONDO_I32, n_offsets, NULL, 0);
     check_compare_array(check, row_of, RONDO_I32, (int64_t)pairs, NULL, 0);
-    check_compare_array(check, token_of, RONDO_I32, (int64_t)pairs, NULL, 0);
+    check_compare_array(check, token_of, RONDO_I32, (int64_t)rows, NULL, 0);
     if (check->is_reference)
-        grouping_holds(check, ids, tokens, k, experts, offsets->result[CHECK_TESTED],
+        grouping_holds(check, ids, tokens, k, experts, shared, offsets->result[CHECK_TESTED],
                        row_of->result[CHECK_TESTED], token_of->result[CHECK_TESTED]);
     if (experts == 256)
         check_bench(check, RONDO_OP_GROUP_TOKENS, &op[1], (double)pairs * 12 + 4.0 * experts, 0);
@@ -245,10 +256,11 @@ static void check_group_tokens(struct check *check)
     static const int32_t shapes[][2] = {{1, 1}, {2, 3}, {8, 8}, {4, 60}, {8, 256}};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
         for (int32_t tokens = 0; tokens < 20; tokens = 2 * tokens + 1)
-            group_tokens_case(check, tokens, shapes[s][0], shapes[s][1]);
-    group_tokens_case(check, 512, 8, 256);
-    group_tokens_case(check, 3011, 3, 4093); /* more than one block of a GPU sorts */
-    group_tokens_case(check, 4001, 8, 256);
+            for (int shared = 0; shared < 2; shared++)
+                group_tokens_case(check, tokens, shapes[s][0], shapes[s][1], shared);
+    group_tokens_case(check, 512, 8, 256, true);
+    group_tokens_case(check, 3011, 3, 4093, true); /* more than one block of a GPU sorts */
+    group_tokens_case(check, 4001, 8, 256, false);
 }
 
 /* ---- combine --------------------------------------------------------------------------------- */

@@ -118,13 +118,13 @@ static void test_layers(void)
 
 /* Weights with shapes and dtypes and nothing behind them. */
 static void view_weights(struct rondo_weights *weights, const struct rondo_config *c,
-                         enum rondo_dtype dtype)
+                         enum rondo_dtype dtype, enum rondo_dtype shared)
 {
     int32_t L = c->num_hidden_layers, E = c->num_experts;
     int64_t D = c->hidden_size, hd = c->head_dim, H = c->num_attention_heads;
     *weights = (struct rondo_weights){.n_layers = L};
     weights->layers = calloc((size_t)L, sizeof *weights->layers);
-    weights->expert_tensors = calloc((size_t)(3 * L * E), sizeof *weights->expert_tensors);
+    weights->expert_tensors = calloc((size_t)(3 * L * (E + 1)), sizeof *weights->expert_tensors);
     weights->embedding = rondo_tensor_2d(NULL, RONDO_BF16, c->vocab_size, D, "embedding");
     weights->lm_head = weights->embedding;
     for (int32_t l = 0; l < L; l++) {
@@ -138,29 +138,31 @@ static void view_weights(struct rondo_weights *weights, const struct rondo_confi
             rondo_tensor_2d(NULL, dtype, c->intermediate_size, D, "gate");
         layer->mlp.down = rondo_tensor_2d(NULL, dtype, D, c->intermediate_size, "down");
         layer->shared.gate = layer->shared.up =
-            rondo_tensor_2d(NULL, RONDO_BF16, c->shared_intermediate_size, D, "g");
-        layer->shared.down = rondo_tensor_2d(NULL, RONDO_BF16, D, c->shared_intermediate_size, "d");
+            rondo_tensor_2d(NULL, shared, c->shared_intermediate_size, D, "g");
+        layer->shared.down = rondo_tensor_2d(NULL, shared, D, c->shared_intermediate_size, "d");
         layer->router = rondo_tensor_2d(NULL, RONDO_BF16, E, D, "router");
-        layer->expert_gate = weights->expert_tensors + (3 * l + 0) * E;
-        layer->expert_up = weights->expert_tensors + (3 * l + 1) * E;
-        layer->expert_down = weights->expert_tensors + (3 * l + 2) * E;
+        layer->expert_gate = weights->expert_tensors + (3 * l + 0) * (E + 1);
+        layer->expert_up = weights->expert_tensors + (3 * l + 1) * (E + 1);
+        layer->expert_down = weights->expert_tensors + (3 * l + 2) * (E + 1);
         for (int32_t e = 0; e < E; e++) {
             layer->expert_gate[e] = layer->expert_up[e] =
                 rondo_tensor_2d(NULL, dtype, c->moe_intermediate_size, D, "g");
             layer->expert_down[e] = rondo_tensor_2d(NULL, dtype, D, c->moe_intermediate_size, "d");
         }
+        layer->expert_gate[E] = layer->expert_up[E] = layer->shared.gate;
+        layer->expert_down[E] = layer->shared.down;
     }
 }
 
 /* No value is written over while a later step still reads it, and every input was made before. */
-static void test_arena(enum rondo_mode mode)
+static void test_arena(enum rondo_mode mode, enum rondo_dtype shared)
 {
     struct rondo_config config = mini();
     struct rondo_weights weights;
     struct rondo_plan plan;
     struct rondo_limits limits = {
         .tokens = 100, .experts = 256, .experts_per_token = 8, .context = 1000};
-    view_weights(&weights, &config, RONDO_F8_E4M3);
+    view_weights(&weights, &config, RONDO_F8_E4M3, shared);
     EXPECT(rondo_plan_build(&plan, &config, &weights, mode, &limits, NULL) == RONDO_OK, "build");
     uint64_t bytes = rondo_plan_bytes(&plan), sum = 0;
     int32_t *made = calloc((size_t)plan.n_values, sizeof *made);
@@ -245,7 +247,7 @@ static void test_mixed_experts(enum rondo_mode mode)
     const struct rondo_step *steps[3];
     bool fp8 = mode == RONDO_MODE_FP8;
     char line[512];
-    view_weights(&weights, &config, RONDO_F8_E4M3);
+    view_weights(&weights, &config, RONDO_F8_E4M3, RONDO_BF16);
     weights.layers[2].expert_gate[255].dtype = RONDO_BF16;
     weights.layers[3].expert_down[0].dtype = RONDO_F32;
     weights.layers[4].expert_up[7].scale_rows = 1; /* else none */
@@ -284,6 +286,53 @@ static void test_mixed_experts(enum rondo_mode mode)
     free(weights.expert_tensors);
 }
 
+/* Of layer 1: the last of its steps of an op; NULL: none. */
+static const struct rondo_step *find_step(const struct rondo_plan *plan, enum rondo_op op)
+{
+    const struct rondo_step *found = NULL;
+    for (int32_t i = plan->layer_first[1]; i < plan->layer_first[2]; i++)
+        found = plan->steps[i].op == op ? &plan->steps[i] : found;
+    return found;
+}
+
+/* A shared expert that is like the routed ones is one of the groups; any other has steps of its own. */
+static void test_shared(const char *what, int32_t width, int32_t experts, enum rondo_dtype dtype,
+                        enum rondo_dtype down, enum rondo_dtype one_up, bool want)
+{
+    struct rondo_config config = mini();
+    struct rondo_weights weights;
+    struct rondo_plan plan;
+    struct rondo_limits limits = {.tokens = 10, .context = 1000};
+    config.num_experts = experts;
+    config.shared_intermediate_size = width;
+    view_weights(&weights, &config, RONDO_BF16, dtype);
+    weights.layers[1].shared.down.dtype = weights.layers[1].expert_down[experts].dtype = down;
+    weights.layers[1].expert_up[experts / 2].dtype = one_up;
+    EXPECT(!rondo_plan_build(&plan, &config, &weights, RONDO_MODE_BF16, &limits, NULL), "build");
+    int32_t swiglus = 0, E = experts + want, K = 8 + want;
+    for (int32_t i = plan.layer_first[1]; i < plan.layer_first[2]; i++)
+        swiglus += plan.steps[i].op == RONDO_OP_SWIGLU;
+    const struct rondo_step *group = find_step(&plan, RONDO_OP_GROUP_TOKENS),
+                            *grouped = find_step(&plan, RONDO_OP_GROUPED_GEMM),
+                            *combine = find_step(&plan, RONDO_OP_COMBINE);
+    EXPECT(swiglus == (want || !width ? 1 : 2), "%s: %d swiglus", what, swiglus);
+    EXPECT(group->args.group_tokens.shared == want && group->args.group_tokens.n_experts == experts,
+           "%s: grouping", what);
+    EXPECT(grouped->args.grouped_gemm.n_experts == E && grouped->macs == (uint64_t)K * 2048 * 512,
+           "%s: %d experts in groups", what, grouped->args.grouped_gemm.n_experts);
+    for (int32_t i = 0; i < combine->n_bindings && want; i++) {
+        enum rondo_piece piece = i == 0   ? RONDO_PIECE_ROUTED
+                                 : i == 1 ? RONDO_PIECE_SHARED
+                                          : RONDO_PIECE_ALL;
+        EXPECT(combine->binding[i].piece == piece, "%s: binding %d of combine", what, i);
+    }
+    int32_t y = combine->binding[0].value;
+    EXPECT(rondo_plan_rows(&plan, plan.values[y].rows, 10, 0) == 10 * K, "%s: rows", what);
+    rondo_plan_destroy(&plan);
+    free(weights.layers);
+    free(weights.expert_tensors);
+}
+
 /* Labels that find no place share the last one; nothing behind the places is written. */
 static void test_labels(void)
 {
@@ -308,10 +357,21 @@ int main(void)
     test_decays();
     test_rope();
     test_layers();
-    test_arena(RONDO_MODE_F32);
-    test_arena(RONDO_MODE_BF16);
-    test_arena(RONDO_MODE_FP8);
+    for (int i = 0; i < 2; i++) {
+        enum rondo_dtype shared = i ? RONDO_F8_E4M3 : RONDO_BF16;
+        test_arena(RONDO_MODE_F32, shared);
+        test_arena(RONDO_MODE_BF16, shared);
+        test_arena(RONDO_MODE_FP8, shared);
+    }
     test_mixed_experts(RONDO_MODE_BF16);
     test_mixed_experts(RONDO_MODE_FP8);
+    enum rondo_dtype bf16 = RONDO_BF16, f16 = RONDO_F16;
+    test_shared("alike", 512, 256, bf16, bf16, bf16, true);
+    test_shared("other dtype", 512, 256, f16, f16, bf16, false);
+    test_shared("one part of another dtype", 512, 256, bf16, f16, bf16, false);
+    test_shared("one expert of another dtype", 512, 256, bf16, bf16, f16, false);
+    test_shared("twice as wide", 1024, 256, bf16, bf16, bf16, false);
+    test_shared("none", 0, 256, bf16, bf16, bf16, false);
+    test_shared("many experts", 512, 1024, bf16, bf16, bf16, false);
     return test_result();
 }

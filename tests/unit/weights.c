@@ -72,6 +72,7 @@ static void check_model(const char *root, const char *name, bool mixed)
            "%s: took %llu bytes, announced %llu", name, (unsigned long long)copies.owned_bytes,
            (unsigned long long)rondo_weights_device_bytes(model, false));
     int32_t E = model->config.num_experts, moe_layers = 0, cut = 0; /* parts of several runs */
+    int32_t alike = 0; /* parts whose shared expert goes on with the last run */
     check_copy(name, &copies.embedding, &originals.embedding);
     for (int32_t l = 0; l < model->config.num_hidden_layers; l++) {
         const struct rondo_layer_weights *a = &copies.layers[l], *b = &originals.layers[l];
@@ -82,14 +83,20 @@ static void check_model(const char *root, const char *name, bool mixed)
             continue;
         moe_layers++;
         check_copy(name, &a->router, &b->router);
+        const struct rondo_tensor *shared[3] = {&a->shared.gate, &a->shared.up, &a->shared.down};
         for (int part = 0; part < 3; part++) {
-            cut += check_runs(name, l, of_a[part], E) > 1;
-            for (int32_t e = 0; e < E; e++)
+            int32_t goes_on = rondo_tensor_stored_alike(shared[part], &of_a[part][E - 1]);
+            alike += goes_on;
+            cut += check_runs(name, l, of_a[part], E + goes_on) > 1;
+            for (int32_t e = 0; e <= E; e++)
                 check_copy(name, &of_a[part][e], &of_b[part][e]);
+            EXPECT(shared[part]->data == of_a[part][E].data, "%s, layer %d: shared", name, l);
         }
     }
     EXPECT(moe_layers > 0 && E > 1, "%s: no experts", name);
     EXPECT((cut > 3) == mixed, "%s: %d parts have several runs of experts", name, cut);
+    int32_t want = !strcmp(name, "mixed") ? 0 : 3 * moe_layers;
+    EXPECT(mixed || alike == want, "%s: %d parts of shared experts are alike", name, alike);
     rondo_weights_unload(&copies);
     device->uses_host_memory = in_place;
     rondo_weights_unload(&originals);
