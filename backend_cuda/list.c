@@ -66,21 +66,8 @@ void GPU(describe)(const struct cudaDeviceProp *properties, char *text, size_t s
              (double)properties->totalGlobalMem / 1e9);
 }
 
-/* Memory that is free, of a device that need not be the current one. */
-static uint64_t free_memory(int ordinal)
-{
-    size_t available = 0, total = 0;
-    int current = 0;
-    cudaGetDevice(&current);
-    if (cudaSetDevice(ordinal) != cudaSuccess ||
-        cudaMemGetInfo(&available, &total) != cudaSuccess) {
-        cudaGetLastError();
-        available = 0;
-    }
-    cudaSetDevice(current);
-    return available;
-}
-
+/* Nothing here makes a context, which takes long and hundreds of MB of each device: how much memory is free can only be
+ * asked in one. */
 size_t GPU(list)(struct rondo_device_info *devices, size_t capacity)
 {
     cudaError_t error;
@@ -92,8 +79,7 @@ size_t GPU(list)(struct rondo_device_info *devices, size_t capacity)
             continue;
         if (listed < capacity) {
             struct rondo_device_info *info = &devices[listed];
-            *info = (struct rondo_device_info){.memory_total = properties.totalGlobalMem,
-                                               .memory_available = free_memory(i)};
+            *info = (struct rondo_device_info){.memory_total = properties.totalGlobalMem};
             snprintf(info->name, sizeof info->name, GPU_NAME ":%d", i);
             GPU(describe)(&properties, info->description, sizeof info->description);
         }

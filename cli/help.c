@@ -93,7 +93,9 @@ static const struct topic topics[] = {
      "program with exit code 77. `--strict` makes an operation that would fall back to another "
      "path an\n"
      "error. `rondo info --devices` lists the devices of this machine, and says why a backend has "
-     "none.\n"},
+     "none. It\n"
+     "does not open GPUs, which takes long and some of their memory: what they have free is not "
+     "known.\n"},
     {"drafts", "trees of guessed tokens, for speculative decoding",
      "A draft tree is evaluated on top of a session without changing it. Node i is a token and "
      "the\n"

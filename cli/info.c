@@ -371,9 +371,15 @@ static void print_devices(void)
     printf("devices\n");
     for (size_t b = 0; b < n_backends && b < 8; b++) {
         for (size_t i = 0; i < n && i < 32; i++)
-            if (is_of(devices[i].name, backends[b].name))
-                printf("  %-14s %s; %s of memory available\n", devices[i].name,
-                       devices[i].description, cli_format_size(devices[i].memory_available, size));
+            if (is_of(devices[i].name, backends[b].name)) {
+                uint64_t available = devices[i].memory_available;
+                printf("  %-14s %s; ", devices[i].name, devices[i].description);
+                if (available)
+                    printf("%s of memory available\n", cli_format_size(available, size));
+                else
+                    printf("%s of memory, free: not known\n",
+                           cli_format_size(devices[i].memory_total, size));
+            }
         if (*backends[b].reason)
             printf("  %-14s %s%s\n", backends[b].name,
                    backends[b].n_devices ? "not all GPUs: " : "no device: ", backends[b].reason);
@@ -398,8 +404,10 @@ static cJSON *devices_json(void)
             cJSON_AddStringToObject(device, "name", devices[i].name);
             cJSON_AddStringToObject(device, "description", devices[i].description);
             cJSON_AddNumberToObject(device, "memory_total", (double)devices[i].memory_total);
-            cJSON_AddNumberToObject(device, "memory_available",
-                                    (double)devices[i].memory_available);
+            uint64_t available = devices[i].memory_available;
+            cJSON_AddItemToObject(device, "memory_available",
+                                  available ? cJSON_CreateNumber((double)available)
+                                            : cJSON_CreateNull());
             cJSON_AddItemToArray(list, device);
         }
         cJSON_AddItemToArray(array, backend);

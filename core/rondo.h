@@ -105,7 +105,7 @@ RONDO_API const char *rondo_kv_name(enum rondo_kv kv); /* "auto", "fp8" */
 struct rondo_device_info {
     char name[32];         /* as rondo_device_open takes it: "cpu", "cpu:avx2", ... */
     char description[160]; /* for people */
-    uint64_t memory_total, memory_available;
+    uint64_t memory_total, memory_available; /* 0: not known, as what a GPU has free before it is opened */
 };
 
 /* Fills up to `capacity` entries and returns how many devices there are. */

@@ -100,6 +100,11 @@ expect 77 compare -m "$model" --tokens 1 --b cuda --quiet
 one_line
 expect 0 info
 prints "cpu"
+if grep -q 'simt:0' "$work/out"; then # listed without being opened
+    grep -q 'simt:0 .*; 4.00 GiB of memory, free: not known' "$work/out" || fail "info opens devices"
+    expect 0 info --devices --json
+    [ "$(grep -c '"memory_available":[[:space:]]*null' "$work/out")" -ge 3 ] || fail "info --json opens devices"
+fi
 expect 0 info -m "$model" --plan
 prints "BailingMoeLinearV2ForCausalLM"
 prints "linear_attention"
