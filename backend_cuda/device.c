@@ -13,7 +13,10 @@ static void counts(struct rondo_device *device, struct rondo_device_counts *out)
 static void close_device(struct rondo_device *device)
 {
     struct gpu_host *host = gpu_host_of(device);
-    cudaSetDevice(host->gpu.ordinal); /* also of a device that has failed */
+    if (!GPU(enter_anyway)(host)) {
+        free(host); /* it never was current: there is nothing else */
+        return;
+    }
     if (host->gpu.stream)
         cudaStreamSynchronize(host->gpu.stream);
     if (host->gpu.tickets)
@@ -25,6 +28,7 @@ static void close_device(struct rondo_device *device)
     if (host->gpu.stream)
         cudaStreamDestroy(host->gpu.stream);
     cudaGetLastError();
+    GPU(leave)(host);
     free(host);
 }
 
@@ -111,6 +115,19 @@ static bool open_cublaslt(struct gpu_host *host, struct rondo_error *error)
     return true;
 }
 
+/* What a device that is current needs. */
+static bool set_up(struct gpu_host *host, const struct choices *choices, struct rondo_error *error)
+{
+    struct gpu_device *gpu = &host->gpu;
+    if (GPU(failed)(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking),
+                    "cudaStreamCreate") ||
+        !GPU(staging_open)(host))
+        return false;
+    gpu->multiplies_e4m3 = GPU(gemm_multiplies_e4m3)(gpu);
+    gpu->overlaps = !choices->serial && GPU(gemm_waits)(gpu);
+    return !choices->cublaslt || open_cublaslt(host, error);
+}
+
 static struct rondo_device *open_device(const char *which,
                                         const struct rondo_device_options *options,
                                         struct rondo_error *error)
@@ -137,19 +154,14 @@ static struct rondo_device *open_device(const char *which,
     set_properties(host, ordinal, &properties);
     set_table(device);
     device->strict = options && options->strict;
-    if (GPU(enter)(host) &&
-        !GPU(failed)(&host->gpu,
-                     cudaStreamCreateWithFlags(&host->gpu.stream, cudaStreamNonBlocking),
-                     "cudaStreamCreate") &&
-        GPU(staging_open)(host)) {
-        host->gpu.multiplies_e4m3 = GPU(gemm_multiplies_e4m3)(&host->gpu);
-        host->gpu.overlaps = !choices.serial && GPU(gemm_waits)(&host->gpu);
-        if (!choices.cublaslt || open_cublaslt(host, error))
-            return device;
-        close_device(device);
-        return NULL;
+    bool good = GPU(current_open)(host) && GPU(enter)(host);
+    if (good) {
+        good = set_up(host, &choices, error);
+        GPU(leave)(host);
     }
-    GPU(status)(device, error);
+    if (good)
+        return device;
+    GPU(status)(device, error); /* unless set_up has said something else */
     close_device(device);
     return NULL;
 }

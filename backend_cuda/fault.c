@@ -33,17 +33,6 @@ int GPU(launched)(struct gpu_device *device, cudaError_t error, const char *what
     return GPU(failed)(device, error, what);
 }
 
-/* What other code of the thread has left as the last error is not of this device: the next launch would take it for its
- * own. Errors that the device can not recover from are met again. */
-bool GPU(enter)(struct gpu_host *host)
-{
-    struct gpu_device *device = &host->gpu;
-    if (device->error != cudaSuccess)
-        return false;
-    cudaGetLastError();
-    return !GPU(failed)(device, cudaSetDevice(device->ordinal), "cudaSetDevice");
-}
-
 /* What can be said about a failure beyond CUDA's own words. */
 static const char *hint(cudaError_t error)
 {
@@ -67,11 +56,12 @@ int GPU(status)(struct rondo_device *base, struct rondo_error *error)
         return RONDO_OK;
     char memory[96] = "";
     size_t available = 0, total = 0;
-    if (device->error == cudaErrorMemoryAllocation &&
-        cudaSetDevice(device->ordinal) == cudaSuccess &&
-        cudaMemGetInfo(&available, &total) == cudaSuccess)
-        snprintf(memory, sizeof memory, " (%.2f GB of %.2f GB free)", (double)available / 1e9,
-                 (double)total / 1e9);
+    if (device->error == cudaErrorMemoryAllocation && GPU(enter_anyway)(host)) {
+        if (cudaMemGetInfo(&available, &total) == cudaSuccess)
+            snprintf(memory, sizeof memory, " (%.2f GB of %.2f GB free)", (double)available / 1e9,
+                     (double)total / 1e9);
+        GPU(leave)(host);
+    }
     return rondo_fail(error, RONDO_FAILED, "%s: %s: %s (%s)%s%s", host->name, device->error_what,
                       cudaGetErrorString(device->error), cudaGetErrorName(device->error), memory,
                       hint(device->error));

@@ -17,12 +17,12 @@ static bool record_begin(struct rondo_device *device)
     host->recording_error = cudaSuccess;
     host->recorded = 0;
     /* Thread-local: other devices' threads may allocate meanwhile. */
-    if (cudaStreamBeginCapture(host->gpu.stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+    host->recording =
+        cudaStreamBeginCapture(host->gpu.stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    if (!host->recording)
         cudaGetLastError();
-        return false;
-    }
-    host->recording = true;
-    return true;
+    GPU(leave)(host);
+    return host->recording;
 }
 
 static struct rondo_recording *record_end(struct rondo_device *device)
@@ -30,6 +30,7 @@ static struct rondo_recording *record_end(struct rondo_device *device)
     struct gpu_host *host = gpu_host_of(device);
     struct rondo_recording *recording = calloc(1, sizeof *recording);
     cudaGraph_t graph = NULL;
+    bool entered = GPU(enter_anyway)(host);
     cudaError_t error = cudaStreamEndCapture(host->gpu.stream, &graph);
     if (error == cudaSuccess)
         error = host->recording_error;
@@ -39,8 +40,11 @@ static struct rondo_recording *record_end(struct rondo_device *device)
         error = cudaGraphInstantiate(&recording->exec, graph, 0);
     if (graph)
         cudaGraphDestroy(graph);
-    if (!recording || error != cudaSuccess) {
+    if (error != cudaSuccess)
         cudaGetLastError();
+    if (entered)
+        GPU(leave)(host);
+    if (!recording || error != cudaSuccess) {
         free(recording);
         return NULL;
     }
@@ -57,15 +61,17 @@ static bool replay(struct rondo_device *device, struct rondo_recording *recordin
     host->counts.kernels += recording->kernels;
     host->counts.submissions++;
     GPU(failed)(&host->gpu, cudaGraphLaunch(recording->exec, host->gpu.stream), "recorded ops");
+    GPU(leave)(host);
     return true;
 }
 
 static void record_release(struct rondo_device *device, struct rondo_recording *recording)
 {
-    if (!recording)
-        return;
-    cudaSetDevice(gpu_host_of(device)->gpu.ordinal);
-    cudaGraphExecDestroy(recording->exec);
+    struct gpu_host *host = gpu_host_of(device);
+    if (recording && GPU(enter_anyway)(host)) {
+        cudaGraphExecDestroy(recording->exec);
+        GPU(leave)(host);
+    }
     free(recording);
 }
 

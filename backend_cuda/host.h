@@ -7,6 +7,10 @@
 #include "backend_cuda/cublaslt.h"
 #include "core/error.h"
 
+#ifndef RONDO_HIP
+#include <cuda.h>
+#endif
+
 /* The backend's name as text, "cuda". */
 #define GPU_TEXT2(backend) #backend
 #define GPU_TEXT(backend) GPU_TEXT2(backend)
@@ -46,6 +50,14 @@ struct gpu_host {
     bool recording;
     uint64_t recorded;           /* kernels since record_begin */
     cudaError_t recording_error; /* first failure of a call that is recorded */
+    int depth; /* entries of the table that are being executed: they call each other */
+#ifndef RONDO_HIP
+    CUcontext context; /* the device's primary one */
+    CUresult (*push)(CUcontext);
+    CUresult (*pop)(CUcontext *);
+#else
+    int previous; /* the device that was current to the thread before the outermost entry */
+#endif
 };
 
 static inline struct gpu_host *gpu_host_of(struct rondo_device *device)
@@ -53,8 +65,16 @@ static inline struct gpu_host *gpu_host_of(struct rondo_device *device)
     return (struct gpu_host *)device;
 }
 
-/* Makes the device the thread's current one. False: it has failed, and the caller does nothing. */
+/* ---- current.c: see there. What calls CUDA on the device does it between one of these and GPU(leave) ---- */
+
+/* Once, before the first GPU(enter). False: the device has failed. */
+bool GPU(current_open)(struct gpu_host *host);
+/* Makes the device the thread's current one. False: it has failed, and the caller does nothing, nor leaves. */
 bool GPU(enter)(struct gpu_host *host);
+/* The same for a device that may have failed, to give back what it has. */
+bool GPU(enter_anyway)(struct gpu_host *host);
+/* Makes current again what was. */
+void GPU(leave)(struct gpu_host *host);
 
 /* ---- list.c ---- */
 

@@ -55,20 +55,17 @@ static uint64_t memory_available(struct rondo_device *device)
 {
     struct gpu_host *host = gpu_host_of(device);
     size_t available = 0, total = 0;
-    if (!GPU(enter)(host) ||
-        GPU(failed)(&host->gpu, cudaMemGetInfo(&available, &total), "cudaMemGetInfo"))
+    if (!GPU(enter)(host))
         return 0;
-    return available;
+    bool failed = GPU(failed)(&host->gpu, cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
+    GPU(leave)(host);
+    return failed ? 0 : available;
 }
 
 /* Running out of memory is the caller's to handle, and no failure of the device. */
-static void *allocate(struct rondo_device *device, size_t size)
+static void *allocate_zeros(struct gpu_host *host, size_t size)
 {
-    struct gpu_host *host = gpu_host_of(device);
     void *memory = NULL;
-    if (size > SIZE_MAX / 2 || !GPU(enter)(host))
-        return NULL;
-    size = (size + 256) / 256 * 256; /* never 0 */
     cudaError_t error = cudaMalloc(&memory, size);
     if (error == cudaErrorMemoryAllocation) {
         cudaGetLastError();
@@ -84,19 +81,29 @@ static void *allocate(struct rondo_device *device, size_t size)
     return memory;
 }
 
+static void *allocate(struct rondo_device *device, size_t size)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (size > SIZE_MAX / 2 || !GPU(enter)(host))
+        return NULL;
+    void *memory = allocate_zeros(host, (size + 256) / 256 * 256); /* never 0 */
+    GPU(leave)(host);
+    return memory;
+}
+
 /* Also of a device that has failed, whose driver may still take memory back. */
 static void release(struct rondo_device *device, void *memory)
 {
     struct gpu_host *host = gpu_host_of(device);
-    if (!memory)
+    bool works = memory && GPU(enter)(host);
+    if (!memory || (!works && !GPU(enter_anyway)(host)))
         return;
-    if (GPU(enter)(host)) {
-        GPU(failed)(&host->gpu, cudaFree(memory), "cudaFree");
-    } else {
-        cudaSetDevice(host->gpu.ordinal);
-        cudaFree(memory);
+    cudaError_t error = cudaFree(memory);
+    if (works)
+        GPU(failed)(&host->gpu, error, "cudaFree");
+    else
         cudaGetLastError();
-    }
+    GPU(leave)(host);
 }
 
 /* memcpy of e4m3 codes with 0 for -0, which e4m3fnuz does not have. */
@@ -109,13 +116,11 @@ static void *copy_codes(void *restrict to, const void *restrict from, size_t siz
     return to;
 }
 
-/* `take` is memcpy or copy_codes. */
-static void write_by(struct rondo_device *device, void *to, const void *from, size_t size,
-                     void *take(void *restrict, const void *restrict, size_t))
+typedef void *take_function(void *restrict to, const void *restrict from, size_t size);
+
+static void write_pieces(struct gpu_host *host, void *to, const void *from, size_t size,
+                         take_function *take)
 {
-    struct gpu_host *host = gpu_host_of(device);
-    if (!size || !GPU(enter)(host))
-        return;
     while (size) {
         size_t room;
         char *pinned = stage(host, size, &room);
@@ -131,6 +136,17 @@ static void write_by(struct rondo_device *device, void *to, const void *from, si
         from = (const char *)from + room;
         size -= room;
     }
+}
+
+/* `take` is memcpy or copy_codes. */
+static void write_by(struct rondo_device *device, void *to, const void *from, size_t size,
+                     take_function *take)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (!size || !GPU(enter)(host))
+        return;
+    write_pieces(host, to, from, size, take);
+    GPU(leave)(host);
 }
 
 static void write_memory(struct rondo_device *device, void *to, const void *from, size_t size)
@@ -150,7 +166,7 @@ static void read_memory(struct rondo_device *device, void *to, const void *from,
     struct gpu_device *gpu = &host->gpu;
     if (!size)
         return;
-    bool good = GPU(enter)(host);
+    bool entered = GPU(enter)(host), good = entered;
     while (size && good) {
         size_t room;
         const char *pinned = stage(host, size, &room);
@@ -170,6 +186,8 @@ static void read_memory(struct rondo_device *device, void *to, const void *from,
         size -= room;
     }
     memset(to, 0xff, size);
+    if (entered)
+        GPU(leave)(host);
 }
 
 static void copy_memory(struct rondo_device *device, void *to, const void *from, size_t size)
@@ -181,13 +199,16 @@ static void copy_memory(struct rondo_device *device, void *to, const void *from,
     GPU(failed)
     (&host->gpu, cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, host->gpu.stream),
      "copy on the device");
+    GPU(leave)(host);
 }
 
 static void synchronize(struct rondo_device *device)
 {
     struct gpu_host *host = gpu_host_of(device);
-    if (GPU(enter)(host))
-        GPU(failed)(&host->gpu, cudaStreamSynchronize(host->gpu.stream), "work on the device");
+    if (!GPU(enter)(host))
+        return;
+    GPU(failed)(&host->gpu, cudaStreamSynchronize(host->gpu.stream), "work on the device");
+    GPU(leave)(host);
 }
 
 /* ---- workspace ----------------------------------------------------------------------------------- */

@@ -9,8 +9,11 @@
 #define SLOT(name)                                                                                 \
     static void run_##name(struct rondo_device *device, const struct rondo_op_##name *op)          \
     {                                                                                              \
-        if (GPU(enter)(gpu_host_of(device)))                                                       \
-            GPU(name)(device, op);                                                                 \
+        struct gpu_host *host = gpu_host_of(device);                                               \
+        if (!GPU(enter)(host))                                                                     \
+            return;                                                                                \
+        GPU(name)(device, op);                                                                     \
+        GPU(leave)(host);                                                                          \
     }
 SLOT(embedding)
 SLOT(rmsnorm)
@@ -48,15 +51,9 @@ static bool takes_cublaslt(const struct gpu_host *host, const struct rondo_op_ge
     return takes;
 }
 
-static void run_gemm(struct rondo_device *device, const struct rondo_op_gemm *op)
+static void run_cublaslt(struct rondo_device *device, const struct rondo_op_gemm *op)
 {
     struct gpu_host *host = gpu_host_of(device);
-    if (!GPU(enter)(host))
-        return;
-    if (!takes_cublaslt(host, op)) {
-        GPU(gemm)(device, op);
-        return;
-    }
     for (int i = 0; i < op->n_parts && op->x.shape[0]; i++) {
         struct rondo_op_gemm one = {
             .x = op->x, .part = {op->part[i]}, .n_parts = 1, .residual = op->residual};
@@ -80,6 +77,15 @@ static void run_gemm(struct rondo_device *device, const struct rondo_op_gemm *op
         else
             GPU(launched)(&host->gpu, cudaGetLastError(), "cuBLASLt");
     }
+}
+
+static void run_gemm(struct rondo_device *device, const struct rondo_op_gemm *op)
+{
+    struct gpu_host *host = gpu_host_of(device);
+    if (!GPU(enter)(host))
+        return;
+    (takes_cublaslt(host, op) ? run_cublaslt : GPU(gemm))(device, op);
+    GPU(leave)(host);
 }
 
 /* ---- what can be done ------------------------------------------------------------------------------ */

@@ -8,7 +8,8 @@
  *             caller owns has changed unless the function's comment says so.
  *   threads   Objects are not synchronised. Different contexts may be used from different threads at
  *             once if they use different devices; a model may be shared by all of them, read-only.
- *             One device runs one call at a time.
+ *             One device runs one call at a time. A thread's current CUDA or HIP device (and the driver's
+ *             current context) is after every call what it was before it.
  *   memory    Whatever a *_create, *_open or *_load returns is released by the matching *_destroy or
  *             *_close, which accept NULL. Nothing allocates inside rondo_context_run once the
  *             context exists.
@@ -105,7 +106,8 @@ RONDO_API const char *rondo_kv_name(enum rondo_kv kv); /* "auto", "fp8" */
 struct rondo_device_info {
     char name[32];         /* as rondo_device_open takes it: "cpu", "cpu:avx2", ... */
     char description[160]; /* for people */
-    uint64_t memory_total, memory_available; /* 0: not known, as what a GPU has free before it is opened */
+    uint64_t memory_total,
+        memory_available; /* 0: not known, as what a GPU has free before it is opened */
 };
 
 /* Fills up to `capacity` entries and returns how many devices there are. */

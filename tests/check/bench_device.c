@@ -69,8 +69,9 @@ bool bench_open(struct bench *bench, struct check *check)
     fill_pool(bench);
     bench->copy_bandwidth = measure_copy(bench);
     char why[100] = "it is NVIDIA's";
+    const char *ordinal = strchr(check->device_name, ':');
     if (strncmp(check->device_name, "cuda", 4) == 0)
-        bench->yardstick = yardstick_open(why, sizeof why);
+        bench->yardstick = yardstick_open(ordinal ? atoi(ordinal + 1) : 0, why, sizeof why);
     if (!check->csv)
         printf("%-11s copies %.1f GB/s (bytes read and written)\n", check->device_name,
                bench->copy_bandwidth * 1e-9);

@@ -24,8 +24,12 @@ enum { STREAM_NON_BLOCKING = 1, CAPTURE_THREAD_LOCAL = 1 };  /* cuda.h */
 
 struct yardstick {
     struct cublaslt *blas;
-    void *driver, *stream;
+    void *driver, *stream, *context;
 
+    int (*device_get)(int *device, int ordinal);
+    int (*context_retain)(void **context, int device);
+    int (*context_push)(void *context);
+    int (*context_pop)(void **context);
     int (*stream_create)(void **stream, unsigned flags);
     int (*stream_destroy)(void *stream);
     int (*stream_synchronize)(void *stream);
@@ -46,6 +50,10 @@ static const char *load_driver(struct yardstick *library)
         const char *name;
         void *to;
     } symbols[] = {
+        {"cuDeviceGet", &library->device_get},
+        {"cuDevicePrimaryCtxRetain", &library->context_retain},
+        {"cuCtxPushCurrent_v2", &library->context_push},
+        {"cuCtxPopCurrent_v2", &library->context_pop},
         {"cuStreamCreate", &library->stream_create},
         {"cuStreamDestroy_v2", &library->stream_destroy},
         {"cuStreamSynchronize", &library->stream_synchronize},
@@ -62,11 +70,44 @@ static const char *load_driver(struct yardstick *library)
     return NULL;
 }
 
-struct yardstick *yardstick_open(char *why, size_t size)
+/* Between these two the device's context is the thread's current one. */
+static int enter(struct yardstick *library)
+{
+    return library->context_push(library->context);
+}
+
+static void leave(struct yardstick *library)
+{
+    void *own;
+    library->context_pop(&own);
+}
+
+/* The device's context, which the runtime uses, too. */
+static int find_context(struct yardstick *library, int ordinal)
+{
+    int device = 0, status = library->device_get(&device, ordinal);
+    return status ? status : library->context_retain(&library->context, device);
+}
+
+static bool start(struct yardstick *library, char *why, size_t size)
+{
+    int status = enter(library);
+    if (status) {
+        snprintf(why, size, "cuCtxPushCurrent: error %d", status);
+        return false;
+    }
+    library->blas = rondo_cublaslt_open(NULL, why, size);
+    if (library->blas &&
+        (status = library->stream_create(&library->stream, STREAM_NON_BLOCKING)) != 0)
+        snprintf(why, size, "cuStreamCreate: error %d", status);
+    leave(library);
+    return library->blas && !status;
+}
+
+struct yardstick *yardstick_open(int ordinal, char *why, size_t size)
 {
     struct yardstick *library = calloc(1, sizeof *library);
     const char *missing = NULL;
-    int status;
     if (!library)
         return NULL;
     library->driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -74,25 +115,25 @@ struct yardstick *yardstick_open(char *why, size_t size)
         snprintf(why, size, "libcuda.so.1 is not installed");
     else if ((missing = load_driver(library)))
         snprintf(why, size, "the driver has no %s", missing);
-    else if ((library->blas = rondo_cublaslt_open(NULL, why, size))) {
-        status = library->stream_create(&library->stream, STREAM_NON_BLOCKING);
-        if (!status)
-            return library;
-        snprintf(why, size, "cuStreamCreate: error %d", status);
-    }
+    else if (find_context(library, ordinal))
+        snprintf(why, size, "the driver has no context of device %d", ordinal);
+    else if (start(library, why, size))
+        return library;
     yardstick_close(library);
     return NULL;
 }
 
+/* Libraries of NVIDIA's stay loaded once they have run. */
 void yardstick_close(struct yardstick *library)
 {
     if (!library)
         return;
-    if (library->stream)
-        library->stream_destroy(library->stream);
-    rondo_cublaslt_close(library->blas);
-    if (library->driver)
-        dlclose(library->driver);
+    if (library->context && !enter(library)) {
+        if (library->stream)
+            library->stream_destroy(library->stream);
+        rondo_cublaslt_close(library->blas);
+        leave(library);
+    }
     free(library);
 }
 
@@ -220,8 +261,9 @@ static double time_proposal(struct yardstick *library, const struct product *p,
     return time;
 }
 
-double yardstick_time(struct yardstick *library, const struct yardstick_gemm *gemm, char *why,
-                      size_t size)
+/* In the device's context. */
+static double time_best(struct yardstick *library, const struct yardstick_gemm *gemm, char *why,
+                        size_t size)
 {
     enum { PROPOSALS = 8 };
     struct product product = {.gemm = gemm};
@@ -246,4 +288,17 @@ double yardstick_time(struct yardstick *library, const struct yardstick_gemm *ge
         snprintf(why, size, "error %d", status ? status : failure);
     release(library, &product);
     return best;
+}
+
+double yardstick_time(struct yardstick *library, const struct yardstick_gemm *gemm, char *why,
+                      size_t size)
+{
+    int status = enter(library);
+    if (status) {
+        snprintf(why, size, "cuCtxPushCurrent: error %d", status);
+        return 0;
+    }
+    double time = time_best(library, gemm, why, size);
+    leave(library);
+    return time;
 }

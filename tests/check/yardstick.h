@@ -13,7 +13,7 @@ enum yardstick_kind {
     YARDSTICK_F8_BLOCK, /* x with a scale per 128 of K, weights per 128 x 128: what the models have */
 };
 
-/* y[M, N] = x[M, K] W[N, K]^T, all on the device of this thread's current context. Values do not matter. */
+/* y[M, N] = x[M, K] W[N, K]^T, all on the device it was opened for. Values do not matter. */
 struct yardstick_gemm {
     enum yardstick_kind kind;
     int64_t m, n, k;
@@ -27,8 +27,8 @@ struct yardstick_gemm {
     size_t workspace_size;
 };
 
-/* NULL with the reason in `why`: not installed, too old, or it does not start. */
-struct yardstick *yardstick_open(char *why, size_t size);
+/* For the n-th GPU. NULL with the reason in `why`: not installed, too old, or it does not start. */
+struct yardstick *yardstick_open(int ordinal, char *why, size_t size);
 void yardstick_close(struct yardstick *library);
 /* "13.0.2" */
 const char *yardstick_version(const struct yardstick *library);

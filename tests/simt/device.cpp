@@ -14,7 +14,8 @@ namespace simt
 
 std::recursive_mutex runtime_mutex;
 
-static thread_local int selected_device;
+static thread_local int selected_device;       // by cudaSetDevice
+static thread_local std::vector<int> contexts; // the driver's stack of what is current, as devices
 static thread_local cudaError_t last_error;
 
 struct Kind {
@@ -88,7 +89,15 @@ Device &device_at(int ordinal)
 
 int current_device()
 {
-    return selected_device;
+    return contexts.empty() ? selected_device : contexts.back();
+}
+
+// What needs a context makes one, and makes it current where none is.
+static void need_context()
+{
+    if (contexts.empty())
+        contexts.push_back(selected_device);
+    device_at(contexts.back()).has_context = true;
 }
 
 size_t device_static_shared(int device)
@@ -156,14 +165,15 @@ static cudaError_t injected_fault(const char *name)
 {
     cudaError_t error = injected(name);
     if (stays(error))
-        device_at(selected_device).lost = error;
+        device_at(current_device()).lost = error;
     return error;
 }
 
 cudaError_t begin_call(const char *name)
 {
     cudaError_t error = injected_fault(name);
-    const Device &device = device_at(selected_device);
+    need_context();
+    const Device &device = device_at(current_device());
     return device.lost ? device.lost : error;
 }
 
@@ -221,6 +231,12 @@ void simt_recover(void)
     last_error = cudaSuccess;
 }
 
+int simt_has_context(int device)
+{
+    std::lock_guard<std::recursive_mutex> lock(runtime_mutex);
+    return device_at(device).has_context;
+}
+
 void simt_set_memory(int device, size_t size)
 {
     std::lock_guard<std::recursive_mutex> lock(runtime_mutex);
@@ -230,14 +246,14 @@ void simt_set_memory(int device, size_t size)
 cudaError_t cudaGetLastError(void)
 {
     cudaError_t error = last_error;
-    cudaError_t lost = device_at(selected_device).lost;
+    cudaError_t lost = device_at(current_device()).lost;
     last_error = cudaSuccess;
     return lost ? lost : error;
 }
 
 cudaError_t cudaPeekAtLastError(void)
 {
-    cudaError_t lost = device_at(selected_device).lost;
+    cudaError_t lost = device_at(current_device()).lost;
     return lost ? lost : last_error;
 }
 
@@ -258,14 +274,17 @@ cudaError_t cudaSetDevice(int device)
     BEGIN_ANYWAY("cudaSetDevice");
     if (!exists(device))
         return end_call(cudaErrorInvalidDevice);
-    selected_device = device;
+    selected_device = device; // and as of CUDA 12 its context is made at once
+    if (!contexts.empty())
+        contexts.back() = device;
+    need_context();
     return end_call(device_at(device).lost);
 }
 
 cudaError_t cudaGetDevice(int *device)
 {
     BEGIN_ANYWAY("cudaGetDevice");
-    *device = selected_device;
+    *device = current_device();
     return cudaSuccess;
 }
 
@@ -359,15 +378,15 @@ cudaError_t cudaDeviceSynchronize(void)
     BEGIN("cudaDeviceSynchronize");
     if (cudaError_t forbidden = forbid_capture("cudaDeviceSynchronize"))
         return end_call(forbidden);
-    return end_call(synchronize_device(selected_device));
+    return end_call(synchronize_device(current_device()));
 }
 
 cudaError_t cudaDeviceReset(void)
 {
     std::lock_guard<std::recursive_mutex> lock(runtime_mutex);
-    destroy_streams(selected_device);
-    free_all(selected_device);
-    device_at(selected_device).lost = cudaSuccess;
+    destroy_streams(current_device());
+    free_all(current_device());
+    device_at(current_device()).lost = cudaSuccess;
     last_error = cudaSuccess;
     return cudaSuccess;
 }
@@ -386,12 +405,70 @@ cudaError_t cudaRuntimeGetVersion(int *version)
     return cudaSuccess;
 }
 
+// ---- the driver's contexts: the primary one of each device ----------------------------------------
+
+#define BEGIN_DRIVER(name)                                                                         \
+    std::lock_guard<std::recursive_mutex> lock(runtime_mutex);                                     \
+    if (cudaError_t error = injected_fault(name))                                                  \
+    return static_cast<CUresult>(error)
+
+CUresult cuDeviceGet(CUdevice *device, int ordinal)
+{
+    BEGIN_DRIVER("cuDeviceGet");
+    *device = ordinal;
+    return exists(ordinal) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
+{
+    BEGIN_DRIVER("cuDevicePrimaryCtxRetain");
+    if (!exists(device))
+        return CUDA_ERROR_INVALID_DEVICE;
+    device_at(device).has_context = true;
+    *context = reinterpret_cast<CUcontext>(&device_at(device));
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxPushCurrent(CUcontext context)
+{
+    BEGIN_DRIVER("cuCtxPushCurrent");
+    for (int i = 0; i < device_count; i++)
+        if (context == reinterpret_cast<CUcontext>(&device_at(i)) && device_at(i).has_context) {
+            contexts.push_back(i);
+            return CUDA_SUCCESS;
+        }
+    return CUDA_ERROR_INVALID_CONTEXT;
+}
+
+CUresult cuCtxPopCurrent(CUcontext *context)
+{
+    BEGIN_DRIVER("cuCtxPopCurrent");
+    if (contexts.empty())
+        return CUDA_ERROR_INVALID_CONTEXT;
+    *context = reinterpret_cast<CUcontext>(&device_at(contexts.back()));
+    contexts.pop_back();
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxGetCurrent(CUcontext *context)
+{
+    BEGIN_DRIVER("cuCtxGetCurrent");
+    *context =
+        contexts.empty() ? nullptr : reinterpret_cast<CUcontext>(&device_at(contexts.back()));
+    return CUDA_SUCCESS;
+}
+
 // ---- entry points of the driver -------------------------------------------------------------------
 
 static std::map<std::string, void *> &driver_functions()
 {
     static std::map<std::string, void *> all = {
         {"cuTensorMapEncodeTiled", reinterpret_cast<void *>(cuTensorMapEncodeTiled)},
+        {"cuDeviceGet", reinterpret_cast<void *>(cuDeviceGet)},
+        {"cuDevicePrimaryCtxRetain", reinterpret_cast<void *>(cuDevicePrimaryCtxRetain)},
+        {"cuCtxPushCurrent", reinterpret_cast<void *>(cuCtxPushCurrent)},
+        {"cuCtxPopCurrent", reinterpret_cast<void *>(cuCtxPopCurrent)},
+        {"cuCtxGetCurrent", reinterpret_cast<void *>(cuCtxGetCurrent)},
     };
     return all;
 }

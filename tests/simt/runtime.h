@@ -18,6 +18,7 @@ enum { device_count = 3 };
 struct Device {
     cudaDeviceProp properties;
     cudaError_t lost = cudaSuccess; // an error that stays
+    bool has_context = false;       // the primary one
     size_t allocated = 0;
     std::vector<cudaStream_t> streams;
     cudaStream_t default_stream = nullptr;

@@ -44,6 +44,8 @@ void simt_set_blocks(enum simt_blocks order, unsigned long long seed);
 void simt_set_os_threads(int threads);
 /* The architecture (80, 90, ...) that kernels say they were compiled for; 0, as at first: the device's own. */
 void simt_set_code(int capability);
+/* Whether something has made a context on a device. */
+int simt_has_context(int device);
 /* Bytes of memory of a device. */
 void simt_set_memory(int device, size_t size);
 

@@ -110,8 +110,13 @@ static void test_list(void)
 /* What fails while a device is being opened is said, and leaves nothing behind. */
 static void test_opening_fails(void)
 {
-    static const char *const calls[] = {"cudaSetDevice", "cudaStreamCreateWithFlags",
-                                        "cudaMallocHost", "cudaEventCreateWithFlags"};
+    static const char *const calls[] = {"cuDeviceGet",
+                                        "cuDevicePrimaryCtxRetain",
+                                        "cudaGetDriverEntryPointByVersion",
+                                        "cuCtxPushCurrent",
+                                        "cudaStreamCreateWithFlags",
+                                        "cudaMallocHost",
+                                        "cudaEventCreateWithFlags"};
     size_t before = simt_live_allocations();
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         simt_fail_next(calls[i], cudaErrorDevicesUnavailable);

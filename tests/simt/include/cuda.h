@@ -1,4 +1,4 @@
-/* Found in place of CUDA's own header in emulated builds: what is used of the driver API, tensor maps. Names and
+/* Found in place of CUDA's own header in emulated builds: what is used of the driver API, tensor maps and contexts. Names and
  * numbers are those of CUDA 13. The driver is not linked: cudaGetDriverEntryPointByVersion finds the function. */
 #ifndef SIMT_CUDA_H
 #define SIMT_CUDA_H
@@ -11,7 +11,12 @@ typedef uint64_t cuuint64_t;
 typedef enum cudaError_enum {
     CUDA_SUCCESS = 0,
     CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_INVALID_DEVICE = 101,
+    CUDA_ERROR_INVALID_CONTEXT = 201,
 } CUresult;
+
+typedef int CUdevice;
+typedef struct CUctx_st *CUcontext;
 
 /* 128 bytes that only the encoding function and the copy engine understand. */
 typedef struct __attribute__((aligned(128))) CUtensorMap_st {
@@ -50,6 +55,25 @@ typedef enum CUtensorMapFloatOOBfill_enum {
     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
     CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA = 1,
 } CUtensorMapFloatOOBfill;
+
+/* Each thread has a stack of contexts; what the runtime does on a device it does in the topmost one. Where there is none
+ * it takes the device of cudaSetDevice, or 0, and its context becomes current. */
+#define cuDeviceGet simt_cuDeviceGet
+#define cuDevicePrimaryCtxRetain simt_cuDevicePrimaryCtxRetain
+#define cuCtxPushCurrent simt_cuCtxPushCurrent
+#define cuCtxPopCurrent simt_cuCtxPopCurrent
+#define cuCtxGetCurrent simt_cuCtxGetCurrent
+#ifdef __cplusplus
+extern "C" {
+#endif
+CUresult cuDeviceGet(CUdevice *device, int ordinal);
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device);
+CUresult cuCtxPushCurrent(CUcontext context);
+CUresult cuCtxPopCurrent(CUcontext *context);
+CUresult cuCtxGetCurrent(CUcontext *context);
+#ifdef __cplusplus
+}
+#endif
 
 #define cuTensorMapEncodeTiled simt_cuTensorMapEncodeTiled
 #ifdef __cplusplus
