@@ -33,28 +33,35 @@ static const char *load(struct cublaslt *library)
     return NULL;
 }
 
-struct cublaslt *rondo_cublaslt_open(const char *path, char *why, size_t size)
+struct cublaslt *rondo_cublaslt_open(const char *path, char *why, size_t size, int *status)
 {
     static const char *const places[] = {"libcublasLt.so.13", "libcublasLt.so.12",
                                          "/usr/local/cuda/lib64/libcublasLt.so", "libcublasLt.so"};
     struct cublaslt *library = calloc(1, sizeof *library);
-    const char *missing = NULL;
-    int status = 0;
+    const char *missing = NULL, *named = getenv("RONDO_CUBLASLT");
+    int ignored;
+    status = status ? status : &ignored;
+    *status = 0;
     if (!library) {
         snprintf(why, size, "out of memory");
         return NULL;
     }
+    if (!path && named && *named)
+        path = named;
     if (path)
         library->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     for (size_t i = 0; i < sizeof places / sizeof *places && !path && !library->library; i++)
         library->library = dlopen(places[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library->library) {
-        snprintf(why, size, "libcublasLt is not installed");
+    if (!library->library && path) {
+        snprintf(why, size, "%s can not be loaded", path);
+    } else if (!library->library) {
+        snprintf(why, size, "libcublasLt is not installed (RONDO_CUBLASLT may name it)");
     } else if ((missing = load(library))) {
         snprintf(why, size, "it has no %s", missing);
-    } else if ((status = library->create(&library->handle))) {
+        dlclose(library->library); /* nothing of it has run */
+    } else if ((*status = library->create(&library->handle))) {
         library->handle = NULL;
-        snprintf(why, size, "cublasLtCreate: error %d", status);
+        snprintf(why, size, "cublasLtCreate: error %d", *status);
     } else {
         unsigned version = (unsigned)library->get_version(); /* 130002: 13.0.2 */
         snprintf(library->version, sizeof library->version, "%u.%u.%u", version / 10000,
@@ -71,9 +78,15 @@ void rondo_cublaslt_close(struct cublaslt *library)
         return;
     if (library->handle)
         library->destroy(library->handle);
-    if (library->library)
-        dlclose(library->library);
     free(library);
+}
+
+uint32_t rondo_cublaslt_alignment(const void *pointer)
+{
+    uint32_t alignment = 256;
+    while ((uintptr_t)pointer % alignment)
+        alignment /= 2;
+    return alignment;
 }
 
 /* ---- one product ----------------------------------------------------------------------------- */
@@ -96,8 +109,21 @@ static int describe(struct cublaslt *library, const struct cublaslt_product *p,
         (status = library->layout_create(&made->d, p->out_type, n, m, p->out_stride)) ||
         (status = library->preference_create(&made->preference)))
         return status;
-    return library->preference_set(made->preference, CUBLASLT_WORKSPACE_BYTES, &p->workspace_size,
-                                   sizeof p->workspace_size);
+    const struct {
+        int attribute;
+        uint32_t alignment;
+    } alignments[] = {
+        {CUBLASLT_ALIGNMENT_A, rondo_cublaslt_alignment(p->weight)},
+        {CUBLASLT_ALIGNMENT_B, rondo_cublaslt_alignment(p->x)},
+        {CUBLASLT_ALIGNMENT_C, rondo_cublaslt_alignment(p->out)},
+        {CUBLASLT_ALIGNMENT_D, rondo_cublaslt_alignment(p->out)},
+    };
+    status = library->preference_set(made->preference, CUBLASLT_WORKSPACE_BYTES, &p->workspace_size,
+                                     sizeof p->workspace_size);
+    for (int i = 0; i < 4 && !status; i++)
+        status = library->preference_set(made->preference, alignments[i].attribute,
+                                         &alignments[i].alignment, sizeof alignments[i].alignment);
+    return status;
 }
 
 static void release(struct cublaslt *library, const struct description *made)

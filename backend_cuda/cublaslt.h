@@ -10,8 +10,15 @@
 enum { CUBLASLT_F32 = 0, CUBLASLT_BF16 = 14, CUBLASLT_F8_E4M3 = 28 }; /* cudaDataType */
 enum { CUBLASLT_COMPUTE_F32 = 68 };                                   /* cublasComputeType_t */
 enum { CUBLASLT_OPERATION_T = 1 };                                    /* cublasOperation_t */
-enum { CUBLASLT_TRANSPOSE_A = 3 };     /* cublasLtMatmulDescAttributes_t */
-enum { CUBLASLT_WORKSPACE_BYTES = 1 }; /* cublasLtMatmulPreferenceAttributes_t */
+enum { CUBLASLT_TRANSPOSE_A = 3 }; /* cublasLtMatmulDescAttributes_t */
+enum {                             /* cublasLtMatmulPreferenceAttributes_t */
+       CUBLASLT_WORKSPACE_BYTES = 1,
+       CUBLASLT_ALIGNMENT_A =
+           5, /* of pointers, uint32_t; the library takes them for aligned to 256 bytes else */
+       CUBLASLT_ALIGNMENT_B = 6,
+       CUBLASLT_ALIGNMENT_C = 7,
+       CUBLASLT_ALIGNMENT_D = 8,
+};
 
 struct cublaslt_algorithm {
     uint64_t data[8];
@@ -51,10 +58,14 @@ struct cublaslt {
                     size_t workspace_size, void *stream);
 };
 
-/* For the device of this thread's current context. `path` of the library; NULL: where it is installed. NULL with the
- * reason in `why`: it is not there, too old, or does not start. */
-struct cublaslt *rondo_cublaslt_open(const char *path, char *why, size_t size);
+/* For the device of this thread's current context. `path` of the library; NULL: the one that the environment variable
+ * RONDO_CUBLASLT names, else where it is installed. NULL with the reason in `why`: it is not there, too old, or it does not
+ * start, and *status (may be NULL) is the cublasStatus_t that it began with. */
+struct cublaslt *rondo_cublaslt_open(const char *path, char *why, size_t size, int *status);
+/* In the same context. The library stays loaded: it has state of its own in the driver until the process ends. */
 void rondo_cublaslt_close(struct cublaslt *library);
+/* What a pointer is aligned to, at most 256 bytes: for CUBLASLT_ALIGNMENT_*. */
+uint32_t rondo_cublaslt_alignment(const void *pointer);
 
 /* out[M, N] = x[M, K] W[N, K]^T, or out += that; x and W bf16, rows x_stride, K and out_stride values apart. */
 struct cublaslt_product {

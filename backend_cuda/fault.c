@@ -39,6 +39,8 @@ static const char *hint(cudaError_t error)
     switch (error) {
     case cudaErrorMemoryAllocation:
         return "; a smaller context, fewer sessions or --device cpu need less of it";
+    case cudaErrorNotSupported: /* of cuBLASLt, see ops.c */
+        return "; without --strict, or without +cublaslt, the device multiplies by its own kernels";
     case cudaErrorNoKernelImageForDevice:
         return "; this build has no code for this GPU (option " GPU_OPTION
                "), --device cpu runs here";

@@ -46,6 +46,7 @@ struct gpu_host {
     struct rondo_device_counts counts;
     struct cublaslt *cublaslt; /* multiplies bf16; NULL: this device was not asked for with it */
     void *cublaslt_workspace;  /* [GPU_CUBLASLT_BYTES] */
+    bool cublaslt_failed;      /* at some product, which has been said */
     uint64_t workspace_serial; /* changes when the workspace moves */
     bool recording;
     uint64_t recorded;           /* kernels since record_begin */

@@ -2,6 +2,7 @@
  * do, does slowly, and by which path. */
 #include "backend_cuda/host.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* ---- slots --------------------------------------------------------------------------------------- */
@@ -51,6 +52,28 @@ static bool takes_cublaslt(const struct gpu_host *host, const struct rondo_op_ge
     return takes;
 }
 
+/* A product that cuBLASLt could not start: by the device's own kernels, and a word about it the first time. */
+static void fall_back(struct gpu_host *host, const struct rondo_op_gemm *op, int status)
+{
+    long long m = op->x.shape[0], n = op->part[0].out.shape[1], k = op->x.shape[1];
+    if (host->gpu.base.strict) {
+        char what[sizeof host->gpu.error_what];
+        snprintf(what, sizeof what,
+                 "cuBLASLt: error %d at [%lld, %lld] by [%lld, %lld], and --strict allows no other "
+                 "path",
+                 status, m, k, n, k);
+        GPU(failed)(&host->gpu, cudaErrorNotSupported, what);
+        return;
+    }
+    if (!host->cublaslt_failed)
+        rondo_log(RONDO_LOG_WARNING,
+                  "%s: gemm falls back: cuBLASLt: error %d at [%lld, %lld] by [%lld, %lld]; such "
+                  "products run as %s",
+                  host->name, status, m, k, n, k, GPU(gemm_path)(&host->gpu, op));
+    host->cublaslt_failed = true;
+    GPU(gemm)(&host->gpu.base, op);
+}
+
 static void run_cublaslt(struct rondo_device *device, const struct rondo_op_gemm *op)
 {
     struct gpu_host *host = gpu_host_of(device);
@@ -72,8 +95,9 @@ static void run_cublaslt(struct rondo_device *device, const struct rondo_op_gemm
             .workspace = host->cublaslt_workspace,
             .workspace_size = GPU_CUBLASLT_BYTES,
         };
-        if (rondo_cublaslt_multiply(host->cublaslt, &product, host->gpu.stream))
-            GPU(gemm)(device, &one); /* it has no algorithm for this */
+        int status = rondo_cublaslt_multiply(host->cublaslt, &product, host->gpu.stream);
+        if (status)
+            fall_back(host, &one, status);
         else
             GPU(launched)(&host->gpu, cudaGetLastError(), "cuBLASLt");
     }

@@ -132,7 +132,8 @@ struct rondo_device_options {
 struct rondo_device;
 
 /* `name`: "cpu", or "cpu:LEVEL" which is "cpu" with cpu_mask = LEVEL; "cuda" for the first GPU, "cuda:N",
- * "cuda:N+cublaslt" (products of bf16 by cuBLASLt: results may then depend on what shares a batch).
+ * "cuda:N+cublaslt" (products of bf16 by cuBLASLt, which the environment variable RONDO_CUBLASLT may name: results may
+ * then depend on what shares a batch).
  * `options` may be NULL. */
 RONDO_API struct rondo_device *rondo_device_open(const char *name,
                                                  const struct rondo_device_options *options,

@@ -70,7 +70,8 @@ bool bench_open(struct bench *bench, struct check *check)
     bench->copy_bandwidth = measure_copy(bench);
     char why[100] = "it is NVIDIA's";
     const char *ordinal = strchr(check->device_name, ':');
-    if (strncmp(check->device_name, "cuda", 4) == 0)
+    bool stands_in = strncmp(check->device_name, "simt:", 5) == 0 && getenv("RONDO_CHECK_DRIVER");
+    if (strncmp(check->device_name, "cuda", 4) == 0 || stands_in)
         bench->yardstick = yardstick_open(ordinal ? atoi(ordinal + 1) : 0, why, sizeof why);
     if (!check->csv)
         printf("%-11s copies %.1f GB/s (bytes read and written)\n", check->device_name,

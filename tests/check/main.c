@@ -30,7 +30,8 @@ static const char help[] =
     "usage: rondo-check [options]\n"
     "Runs every op of every device against the plain C reference.\n"
     "  --op PATTERN       ops or families to run, a shell pattern (default: all)\n"
-    "  --backend PATTERN  devices to run, a shell pattern: cpu:ref, cpu:avx2, ... (default: all)\n"
+    "  --backend PATTERN  devices to run, a shell pattern: cpu:ref, cpu:avx2, ... (default: all);\n"
+    "                     what follows a '+' is an option of them: 'cuda:*+cublaslt'\n"
     "                     cpu:ref is compared with double precision where that is cheap\n"
     "  --reference DEVICE what they are compared with (default: cpu:ref). 'cpu', the fast code\n"
     "                     of this machine, is ten times as fast; it says the same where cpu:ref\n"
@@ -354,13 +355,17 @@ static int run(const struct options *options)
         puts("device,op,case,median_us,gb_s,gflop_s,copy_share,path");
     else
         printf("seed %llu\n", (unsigned long long)options->seed);
+    const char *plus = strchrnul(options->backend, '+');
+    char pattern[64], name[128];
+    snprintf(pattern, sizeof pattern, "%.*s", (int)(plus - options->backend), options->backend);
     for (size_t i = 0; i < n && i < 32; i++) {
         if (strcmp(devices[i].name, "cpu") == 0) /* is one of the levels that follow */
             continue;
-        if (fnmatch(options->backend, devices[i].name, 0) != 0)
+        if (fnmatch(pattern, devices[i].name, 0) != 0)
             continue;
         n_devices++;
-        failed += run_device(options, reference, devices[i].name);
+        snprintf(name, sizeof name, "%.31s%.64s", devices[i].name, plus);
+        failed += run_device(options, reference, name);
     }
     rondo_device_close(reference);
     if (n_devices == 0) {

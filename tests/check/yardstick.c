@@ -96,7 +96,7 @@ static bool start(struct yardstick *library, char *why, size_t size)
         snprintf(why, size, "cuCtxPushCurrent: error %d", status);
         return false;
     }
-    library->blas = rondo_cublaslt_open(NULL, why, size);
+    library->blas = rondo_cublaslt_open(NULL, why, size, NULL);
     if (library->blas &&
         (status = library->stream_create(&library->stream, STREAM_NON_BLOCKING)) != 0)
         snprintf(why, size, "cuStreamCreate: error %d", status);
@@ -110,9 +110,11 @@ struct yardstick *yardstick_open(int ordinal, char *why, size_t size)
     const char *missing = NULL;
     if (!library)
         return NULL;
-    library->driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    const char *driver = getenv("RONDO_CHECK_DRIVER");
+    driver = driver ? driver : "libcuda.so.1";
+    library->driver = dlopen(driver, RTLD_NOW | RTLD_LOCAL);
     if (!library->driver)
-        snprintf(why, size, "libcuda.so.1 is not installed");
+        snprintf(why, size, "%s is not installed", driver);
     else if ((missing = load_driver(library)))
         snprintf(why, size, "the driver has no %s", missing);
     else if (find_context(library, ordinal))
@@ -149,6 +151,30 @@ struct product {
     void *description, *a, *b, *d, *preference; /* d is c's, too */
 };
 
+/* Weights may be taken in turns: all of them count. */
+static int set_alignments(struct yardstick *library, struct product *p)
+{
+    const struct yardstick_gemm *g = p->gemm;
+    uint32_t weight = 256, x = rondo_cublaslt_alignment(g->x),
+             out = rondo_cublaslt_alignment(g->out);
+    for (int i = 0; i < g->n_weights; i++) {
+        uint32_t one = rondo_cublaslt_alignment(g->weight[i]);
+        weight = one < weight ? one : weight;
+    }
+    const struct {
+        int attribute;
+        uint32_t alignment;
+    } all[] = {{CUBLASLT_ALIGNMENT_A, weight},
+               {CUBLASLT_ALIGNMENT_B, x},
+               {CUBLASLT_ALIGNMENT_C, out},
+               {CUBLASLT_ALIGNMENT_D, out}};
+    int status = 0;
+    for (int i = 0; i < 4 && !status; i++)
+        status = library->blas->preference_set(p->preference, all[i].attribute, &all[i].alignment,
+                                               sizeof all[i].alignment);
+    return status;
+}
+
 static int describe(struct yardstick *library, struct product *p)
 {
     const struct yardstick_gemm *g = p->gemm;
@@ -167,7 +193,7 @@ static int describe(struct yardstick *library, struct product *p)
         (status = library->blas->preference_create(&p->preference)) ||
         (status = library->blas->preference_set(p->preference, CUBLASLT_WORKSPACE_BYTES,
                                                 &g->workspace_size, sizeof g->workspace_size)) ||
-        !fp8)
+        (status = set_alignments(library, p)) || !fp8)
         return status;
     int8_t fast = g->kind == YARDSTICK_F8_TENSOR;
     int a_mode = fast ? SCALE_SCALAR : SCALE_128X128, b_mode = fast ? SCALE_SCALAR : SCALE_128;

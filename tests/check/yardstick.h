@@ -27,7 +27,8 @@ struct yardstick_gemm {
     size_t workspace_size;
 };
 
-/* For the n-th GPU. NULL with the reason in `why`: not installed, too old, or it does not start. */
+/* For the n-th GPU. The environment may name other libraries: RONDO_CUBLASLT, and RONDO_CHECK_DRIVER in place of
+ * libcuda.so.1, for a test of this program on an emulated device. NULL with the reason in `why`: not installed, too old, or it does not start. */
 struct yardstick *yardstick_open(int ordinal, char *why, size_t size);
 void yardstick_close(struct yardstick *library);
 /* "13.0.2" */

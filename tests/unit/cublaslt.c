@@ -4,8 +4,10 @@
  *     cublaslt FAKE */
 #include "backend_cuda/cublaslt.h"
 #include "core/dtype.h"
+#include "cublaslt_fake.h"
 #include "test.h"
 
+#include <dlfcn.h>
 #include <math.h>
 #include <string.h>
 
@@ -13,8 +15,8 @@ enum { M = 5, N = 16, K = 24, X_STRIDE = 32, OUT_STRIDE = 40 };
 
 static void test_product(struct cublaslt *library, int out_type, int add)
 {
-    static uint16_t x[M * X_STRIDE], weight[N * K];
-    static float out[M * OUT_STRIDE]; /* of either type */
+    static _Alignas(16) uint16_t x[M * X_STRIDE], weight[N * K];
+    static _Alignas(16) float out[M * OUT_STRIDE]; /* of either type */
     enum rondo_dtype dtype = out_type == CUBLASLT_BF16 ? RONDO_BF16 : RONDO_F32;
     for (size_t i = 0; i < M * X_STRIDE; i++)
         rondo_store(x, RONDO_BF16, i, (float)((int)(i * 7 % 13) - 6));
@@ -52,13 +54,16 @@ static void test_product(struct cublaslt *library, int out_type, int add)
 static void expect_none(const char *path, const char *reason)
 {
     char why[100] = "";
-    EXPECT(!rondo_cublaslt_open(path, why, sizeof why) && strstr(why, reason), "%s: %s", path, why);
+    int status = -1;
+    EXPECT(!rondo_cublaslt_open(path, why, sizeof why, &status) && strstr(why, reason) && !status,
+           "%s: %s, %d", path, why, status);
 }
 
 int main(int argc, char **argv)
 {
     char why[100] = "";
-    struct cublaslt *library = argc == 2 ? rondo_cublaslt_open(argv[1], why, sizeof why) : NULL;
+    struct cublaslt *library =
+        argc == 2 ? rondo_cublaslt_open(argv[1], why, sizeof why, NULL) : NULL;
     EXPECT(library, "%s", why);
     if (library) {
         EXPECT(!strcmp(library->version, "13.0.2"), "%s", library->version);
@@ -67,7 +72,12 @@ int main(int argc, char **argv)
         test_product(library, CUBLASLT_F32, 1);
     }
     rondo_cublaslt_close(library);
-    expect_none("/nowhere/libcublasLt.so", "not installed");
+    void *loaded = dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD);
+    EXPECT(loaded, "the library has been unloaded");
+    cublaslt_fake_count_function *alive;
+    if (loaded && (*(void **)&alive = dlsym(loaded, "cublaslt_fake_alive")))
+        EXPECT(alive() == 0, "%zu objects are alive", alive());
+    expect_none("/nowhere/libcublasLt.so", "can not be loaded");
     expect_none("libm.so.6", "it has no cublasLtCreate");
     return test_result();
 }
