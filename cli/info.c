@@ -575,6 +575,9 @@ static int run(void *user)
     struct rondo_error error = {0};
     struct cli_engine engine;
     cli_messages(&options->messages);
+    bool of_model = options->plan || options->tensors || options->check || options->ctx;
+    if (!options->model.directory && of_model)
+        return cli_usage("info: no model; give its directory with -m DIR");
     if (!options->model.directory && (options->devices || !options->json))
         return show_devices(options->json, &error) ? cli_report(&error) : RONDO_OK;
     int result = cli_engine_open(&engine, &options->model, &options->device, &error);

@@ -4,6 +4,7 @@
 #include "cli/input.h"
 #include "cli/terminal.h"
 #include "core/dtype.h"
+#include "formats/file.h"
 #include "formats/json.h"
 #include "formats/npy.h"
 
@@ -220,7 +221,12 @@ static int run(void *user)
                          "lead the numbers elsewhere");
     cli_messages(&options->messages);
     cli_interrupt_catch();
-    int result = cli_engine_open(&engine, &options->model, &options->device, &error);
+    int result = cli_is_stdout(options->output)
+                     ? RONDO_OK
+                     : rondo_file_check_writable(options->output, &error);
+    if (result)
+        return cli_report(&error);
+    result = cli_engine_open(&engine, &options->model, &options->device, &error);
     if (!result)
         result = cli_tokens_get(&options->tokens, engine.model, &tokens, &n, &error);
     if (!result)

@@ -5,8 +5,11 @@
 #include "cli/input.h"
 #include "cli/terminal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const struct cli_command *const cli_commands[] = {
     &cli_run,   &cli_tokenize, &cli_logits,   &cli_perplexity, &cli_eval, &cli_compare,
@@ -68,6 +71,8 @@ static int dispatch(int argc, char **argv)
         return RONDO_OK;
     }
     if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
+        if (argc > 3)
+            return cli_usage("help: one word at a time (got '%s' and '%s')", argv[2], argv[3]);
         if (argc > 2)
             return cli_help_about(argv[2]);
         cli_help_print(stdout);
@@ -77,8 +82,19 @@ static int dispatch(int argc, char **argv)
     return command ? run_command(command, argc - 2, argv + 2) : unknown_command(name);
 }
 
+/* A standard stream that was closed must not be the next file that is opened, and have messages written into it. What
+ * is written to one of these still fails. */
+static void fill_closed_streams(void)
+{
+    for (int stream = 0; stream < 3; stream++)
+        if (fcntl(stream, F_GETFD) < 0 && errno == EBADF &&
+            open("/dev/null", stream ? O_RDONLY : O_WRONLY) != stream)
+            _exit(RONDO_FAILED);
+}
+
 int main(int argc, char **argv)
 {
+    fill_closed_streams();
     cli_lost_file_catch();
     int result = dispatch(argc, argv);
     int cause = cli_flush_stdout();

@@ -209,6 +209,8 @@ static int store(const struct cli_option *option, void *field, const char *text)
         *(bool *)field = false;
         return 0;
     case CLI_TEXT:
+        if (!*text && strcmp(option->argument, "TEXT") != 0) /* a file, a device: what has a name */
+            return cli_usage("%s: got '', want %s", option->name, option->argument);
         *(const char **)field = text;
         return 0;
     case CLI_TEXTS:

@@ -20,6 +20,7 @@ refuses() {
 for path in "$work/none/file" "$work/plain/file"; do
     [ "$path" = "$work/none/file" ] && reason='No such file' || reason='is not a directory'
     refuses "$path" "$reason" run -m "$model" --tokens 1,2,3 --ids -n 2 --session
+    refuses "$path" "$reason" logits -m "$model" --tokens 1,2,3 -o
     refuses "$path" "$reason" eval -m "$demo" -s "$demo/suite-tiny.jsonl" --limit 1 -o
     refuses "$path" "$reason" bench -m "$model" --prefill 8 --decode 2 --depth 0 --repeat 1 -o
 done
@@ -42,6 +43,14 @@ ln -s elsewhere/logits "$work/logits.npy"
 expect 0 logits -m "$model" --tokens 1,2,3 -o "$work/logits.npy"
 [ -L "$work/logits.npy" ] || fail "logits has replaced a symbolic link"
 grep -q NUMPY "$work/elsewhere/logits" || fail "the result is not where the link leads to"
+
+# Streams that are closed are not taken for the result's file.
+"$rondo" logits -m "$model" --tokens 1,2,3 --mode bf16 -o "$work/open.npy" 2>"$work/err"
+"$rondo" logits -m "$model" --tokens 1,2,3 --mode bf16 --verbose -o "$work/closed.npy" <&- >&- 2>&-
+cmp -s "$work/open.npy" "$work/closed.npy" || fail "with closed streams logits are others"
+"$rondo" bench -m "$model" --prefill 4 --decode 0 --repeat 1 >&- 2>"$work/err"
+[ $? = 1 ] || fail "bench without stdout: not exit code 1"
+says "standard output: cannot write"
 
 # A prompt may come through a named pipe.
 echo '[1,2,3]' >"$work/pipe" &

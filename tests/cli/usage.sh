@@ -23,6 +23,23 @@ expect 0 help run
 prints "--top-p P"
 prints "(default: 512)"
 
+expect 2 help sampling modes
+one_line
+for option in -m --device --cpu-mask --session --file; do
+    expect 2 run -m "$model" $option '' --tokens 1 --ids
+    one_line
+    says ": got '', want "
+done
+for command in "logits -m $model --tokens 1,2" "bench -m $model" "synth tiny" "quantize -m $model"; do
+    # shellcheck disable=SC2086 # the words of a command
+    expect 2 $command -o ''
+    one_line
+done
+for option in --plan --tensors --check; do
+    expect 2 info $option
+    one_line
+    says "no model"
+done
 expect 2 help samplin
 says "did you mean sampling?"
 expect 2 rnu
