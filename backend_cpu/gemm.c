@@ -414,42 +414,67 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
 
 /* ---- many rows ------------------------------------------------------------------------------- */
 
-/* Rows of x, widened, and their scales: channels [k, k + depth) of `rows` rows from `first_row`. */
-static void load_rows(const struct run *run, const struct job *job, struct scratch *scratch,
-                      int64_t first_row, int64_t rows, int64_t k, int64_t depth)
+/* Channels [k, k + depth) of a block of outputs: rows [row, row + rows) of a job, output channels [first, end). */
+struct piece {
+    int64_t row, rows, k, depth, first, end;
+    bool paired, widened; /* which of a_pairs and a hold the rows */
+};
+
+static const void *piece_row(const struct run *run, const struct job *job,
+                             const struct piece *piece, int64_t i)
 {
-    int64_t blocks = (depth + RONDO_BLOCK - 1) / RONDO_BLOCK;
-    for (int64_t i = 0; i < rows; i++) {
-        int64_t row = input_row(run, job->first_row + first_row + i);
-        run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, k, depth,
-                            scratch->a + i * (depth + INPUT_PAD));
-        if (run->x->scale)
-            memcpy(scratch->a_scale + i * blocks,
-                   run->x->scale + row * run->x->scale_stride + k / RONDO_BLOCK,
-                   (size_t)blocks * sizeof(float));
-    }
+    return rondo_tensor_row(run->x, input_row(run, job->first_row + piece->row + i));
 }
 
-/* Whether the rows that are loaded, `depth` channels of each, could be made pairs. */
-static bool pair_rows(const struct run *run, const struct job *job, struct scratch *scratch,
-                      int64_t rows, int64_t depth)
+static void widen_rows(const struct run *run, const struct job *job, struct scratch *scratch,
+                       struct piece *piece)
 {
-    const struct rondo_gemm_kernels *kernels = run->kernels;
+    for (int64_t i = 0; i < piece->rows && !piece->widened; i++)
+        run->kernels->widen(piece_row(run, job, piece, i), run->x->dtype, piece->k, piece->depth,
+                            scratch->a + i * (piece->depth + INPUT_PAD));
+    piece->widened = true;
+}
+
+static bool pair_row(const struct run *run, const struct job *job, struct scratch *scratch,
+                     struct piece *piece, int64_t i)
+{
+    uint32_t *to = scratch->a_pairs + i * (piece->depth / 2 + INPUT_PAD);
+    if (run->x->dtype == RONDO_BF16)
+        return run->kernels->pair_bf16((const uint16_t *)piece_row(run, job, piece, i) + piece->k,
+                                       piece->depth, to);
+    widen_rows(run, job, scratch, piece);
+    return run->kernels->pair(scratch->a + i * (piece->depth + INPUT_PAD), piece->depth, to);
+}
+
+/* Whether the rows could be made pairs. */
+static bool pair_rows(const struct run *run, const struct job *job, struct scratch *scratch,
+                      struct piece *piece)
+{
     bool taken = job->weight.dtype == RONDO_F8_E4M3 || job->weight.dtype == RONDO_BF16;
-    if (!kernels->pair || !taken || depth % RONDO_BLOCK != 0 || run->x->dtype == RONDO_F32)
+    if (!run->kernels->pair || !taken || piece->depth % RONDO_BLOCK != 0 ||
+        run->x->dtype == RONDO_F32)
         return false;
-    for (int64_t i = 0; i < rows; i++)
-        if (!kernels->pair(scratch->a + i * (depth + INPUT_PAD), depth,
-                           scratch->a_pairs + i * (depth / 2 + INPUT_PAD)))
+    for (int64_t i = 0; i < piece->rows; i++)
+        if (!pair_row(run, job, scratch, piece, i))
             return false;
     return true;
 }
 
-/* Channels [k, k + depth) of a block of outputs: rows that are loaded, output channels [first, end). */
-struct piece {
-    int64_t rows, k, depth, first, end;
-    bool paired;
-};
+/* Makes the rows ready: as pairs where that can be done, else widened; and their scales. */
+static void load_rows(const struct run *run, const struct job *job, struct scratch *scratch,
+                      struct piece *piece)
+{
+    int64_t blocks = (piece->depth + RONDO_BLOCK - 1) / RONDO_BLOCK;
+    piece->paired = pair_rows(run, job, scratch, piece);
+    if (!piece->paired)
+        widen_rows(run, job, scratch, piece);
+    for (int64_t i = 0; i < piece->rows && run->x->scale; i++)
+        memcpy(scratch->a_scale + i * blocks,
+               run->x->scale +
+                   input_row(run, job->first_row + piece->row + i) * run->x->scale_stride +
+                   piece->k / RONDO_BLOCK,
+               (size_t)blocks * sizeof(float));
+}
 
 /* Where the weights lie that will be wanted after those of channels k + p .. of output channel n. */
 static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const struct piece *piece,
@@ -493,7 +518,7 @@ static void multiply_panel(const struct run *run, const struct job *job, struct 
 }
 
 static void add_channels(const struct run *run, const struct job *job, struct scratch *scratch,
-                         const struct piece *piece, const uint8_t *next)
+                         struct piece *piece, const uint8_t *next)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
     const struct rondo_gemm_weight *weight = &job->weight;
@@ -504,8 +529,10 @@ static void add_channels(const struct run *run, const struct job *job, struct sc
             const uint8_t *ahead = after_panel(weight, piece, n, p + here, kernels->columns, next);
             bool paired = piece->paired && kernels->panel_pairs(weight, n, count, piece->k + p,
                                                                 here, ahead, scratch->panel_pairs);
-            if (!paired)
+            if (!paired) {
+                widen_rows(run, job, scratch, piece);
                 kernels->panel(weight, n, count, piece->k + p, here, ahead, scratch->panel);
+            }
             multiply_panel(run, job, scratch, piece, n, p, here, paired);
         }
     }
@@ -522,9 +549,8 @@ static void run_panels(const struct run *run, const struct job *job, struct scra
             memset(scratch->y + i * BLOCK_COLUMNS, 0, (size_t)padded * sizeof(float));
         for (int64_t k = 0; k < width; k += depth) {
             int64_t here = min64(width - k, depth);
-            struct piece piece = {.rows = rows, .k = k, .depth = here, .first = first, .end = end};
-            load_rows(run, job, scratch, row, rows, k, here);
-            piece.paired = pair_rows(run, job, scratch, rows, here);
+            struct piece piece = {row, rows, k, here, first, end, false, false};
+            load_rows(run, job, scratch, &piece);
             add_channels(run, job, scratch, &piece, next);
         }
         for (int64_t i = 0; i < rows; i++)

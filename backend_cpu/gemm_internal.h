@@ -79,6 +79,8 @@ struct rondo_gemm_kernels {
     /* x as pairs of bf16, the first of the two in the upper half; false when some x is not bf16, or neither 0 nor
      * between 2^-60 and 2^100 in magnitude. `count` is a multiple of RONDO_BLOCK. May be NULL. */
     bool (*pair)(const float *x, int64_t count, uint32_t *pairs);
+    bool (*pair_bf16)(const uint16_t *x, int64_t count,
+                      uint32_t *pairs); /* the same of a row of bf16 */
     /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
      * is where the panel that will be wanted after this one begins, in rows as far apart. */
     void (*panel)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,

@@ -18,7 +18,7 @@
  *   vi_any_zero            whether any byte is zero
  *   f16_pair               2 halves of each lane -> 2 vectors
  *
- * Where HAS_PAIRS is defined, the file defines stream_of_pairs, pair, panel_of_pairs and tile_of_pairs after this
+ * Where HAS_PAIRS is defined, the file defines stream_of_pairs, pair, pair_bf16, panel_of_pairs and tile_of_pairs after this
  * one, for the table. */
 
 enum { CHUNK_DWORDS = CHUNK / 4, ROWS = LANES * GROUPS };
@@ -498,6 +498,7 @@ static void finish(const float *y, int64_t count, const float *scale, const floa
 static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
                             const struct rondo_gemm_input *input, const uint8_t *next, float *y);
 static bool pair(const float *x, int64_t count, uint32_t *pairs);
+static bool pair_bf16(const uint16_t *x, int64_t count, uint32_t *pairs);
 static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
                            int depth, const uint8_t *next, uint32_t *to);
 static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
@@ -518,6 +519,7 @@ const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
 #ifdef HAS_PAIRS
     .stream = stream_of_pairs,
     .pair = pair,
+    .pair_bf16 = pair_bf16,
     .panel_pairs = panel_of_pairs,
     .tile_pairs = tile_of_pairs,
 #else

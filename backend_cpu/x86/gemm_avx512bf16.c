@@ -335,3 +335,16 @@ static bool pair(const float *x, int64_t count, uint32_t *pairs)
     }
     return wrong == 0;
 }
+
+static bool pair_bf16(const uint16_t *x, int64_t count, uint32_t *pairs)
+{
+    const vi least = _mm512_set1_epi16(67 << 7), span = _mm512_set1_epi16((227 - 67) << 7);
+    __mmask32 wrong = 0;
+    for (int64_t i = 0; i < count; i += 32) {
+        vi bits = vi_load(x + i), magnitude = _mm512_and_si512(bits, _mm512_set1_epi16(0x7fff));
+        wrong |= _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(magnitude, least), span) &
+                 _mm512_test_epi16_mask(magnitude, magnitude);
+        _mm512_storeu_si512(pairs + i / 2, _mm512_rol_epi32(bits, 16));
+    }
+    return wrong == 0;
+}
