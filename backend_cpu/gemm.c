@@ -489,9 +489,11 @@ static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const 
     return next;
 }
 
-/* Multiplies the rows with the panel of channels p .. p + depth of output channels from n on. */
+/* Multiplies the rows with the panel of channels p .. p + depth of output channels from n on. `next` is where the panel
+ * that will be wanted after it begins, in rows as far apart. */
 static void multiply_panel(const struct run *run, const struct job *job, struct scratch *scratch,
-                           const struct piece *piece, int64_t n, int64_t p, int depth, bool paired)
+                           const struct piece *piece, int64_t n, int64_t p, int depth, bool paired,
+                           const uint8_t *next)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
     const struct rondo_gemm_weight *weight = &job->weight;
@@ -501,6 +503,10 @@ static void multiply_panel(const struct run *run, const struct job *job, struct 
     const float *b_scale = weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride +
                                                (piece->k + p) / RONDO_BLOCK
                                          : NULL;
+    int row_lines = (int)((depth * rondo_dtype_size(weight->dtype) + 63) / 64);
+    struct rondo_gemm_fetch fetch = {
+        next, weight->row_bytes, row_lines, 0, row_lines * kernels->columns,
+    };
     for (int64_t tile = 0, row = 0; tile < tiles; tile++) {
         int m = (int)((piece->rows - row + tiles - tile - 1) / (tiles - tile));
         const float *a_scale =
@@ -509,12 +515,14 @@ static void multiply_panel(const struct run *run, const struct job *job, struct 
         if (paired)
             kernels->tile_pairs(m, scratch->a_pairs + row * pairs_stride + p / 2, pairs_stride,
                                 scratch->panel_pairs, depth, a_scale, blocks, b_scale, y,
-                                BLOCK_COLUMNS);
+                                BLOCK_COLUMNS, &fetch);
         else
             kernels->tile(m, scratch->a + row * a_stride + p, a_stride, scratch->panel, depth,
-                          a_scale, blocks, b_scale, y, BLOCK_COLUMNS);
+                          a_scale, blocks, b_scale, y, BLOCK_COLUMNS, &fetch);
         row += m;
     }
+    while (fetch.left)
+        rondo_gemm_fetch_line(&fetch);
 }
 
 static void add_channels(const struct run *run, const struct job *job, struct scratch *scratch,
@@ -528,12 +536,12 @@ static void add_channels(const struct run *run, const struct job *job, struct sc
             int here = (int)min64(piece->depth - p, RONDO_GEMM_PANEL);
             const uint8_t *ahead = after_panel(weight, piece, n, p + here, kernels->columns, next);
             bool paired = piece->paired && kernels->panel_pairs(weight, n, count, piece->k + p,
-                                                                here, ahead, scratch->panel_pairs);
+                                                                here, scratch->panel_pairs);
             if (!paired) {
                 widen_rows(run, job, scratch, piece);
-                kernels->panel(weight, n, count, piece->k + p, here, ahead, scratch->panel);
+                kernels->panel(weight, n, count, piece->k + p, here, scratch->panel);
             }
-            multiply_panel(run, job, scratch, piece, n, p, here, paired);
+            multiply_panel(run, job, scratch, piece, n, p, here, paired, ahead);
         }
     }
 }

@@ -62,6 +62,29 @@ struct rondo_gemm_input {
     bool avoid_subnormals;
 };
 
+/* Lines of memory that will be wanted, of rows `row_bytes` apart, and how many are still to be asked for. Tiles ask for
+ * one line in a step: a Zen 5 drops prefetches of which too many come at once, and products of 16 rows with weights from
+ * memory took a fifth longer when a panel's were asked for together. */
+struct rondo_gemm_fetch {
+    const uint8_t *line;
+    int64_t row_bytes;
+    int row_lines, at; /* lines of a row; of those, asked for in this row */
+    int left;
+};
+
+static inline __attribute__((always_inline)) void
+rondo_gemm_fetch_line(struct rondo_gemm_fetch *fetch)
+{
+    if (fetch->left == 0)
+        return;
+    __builtin_prefetch(fetch->line + 64 * fetch->at);
+    fetch->left--;
+    if (++fetch->at == fetch->row_lines) {
+        fetch->at = 0;
+        fetch->line += fetch->row_bytes;
+    }
+}
+
 struct rondo_gemm_kernels {
     int gemv_rows; /* output channels of a GEMV tile; divides 128 */
     int columns;   /* output channels of a panel; divides 128 */
@@ -81,23 +104,22 @@ struct rondo_gemm_kernels {
     bool (*pair)(const float *x, int64_t count, uint32_t *pairs);
     bool (*pair_bf16)(const uint16_t *x, int64_t count,
                       uint32_t *pairs); /* the same of a row of bf16 */
-    /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. `next`
-     * is where the panel that will be wanted after this one begins, in rows as far apart. */
+    /* panel[i][c] = weight[n + c][k + i] for i < depth, c < count; other columns repeat the last one. */
     void (*panel)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                  int depth, const uint8_t *next, float *panel);
+                  int depth, float *panel);
     /* y[i][c] continues over `depth` channels: per block, the sum of a[i][k] * panel[k][c], times
      * a_scale[i * a_scale_stride + block] (1 when NULL) * b_scale[block] (1 when NULL), is added. */
     void (*tile)(int m, const float *a, int64_t a_stride, const float *panel, int depth,
                  const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
-                 int64_t y_stride);
+                 int64_t y_stride, struct rondo_gemm_fetch *fetch);
     /* panel and tile for E4M3 and bf16 weights and rows that `pair` takes, in multiples of RONDO_BLOCK channels:
      * panel[i / 2][c] and a[m][i / 2] are channel i, in the upper half, and channel i + 1. The same sums, bit for
      * bit. False, and no panel, when some weight is too small or too large for that. NULL where `pair` is. */
     bool (*panel_pairs)(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                        int depth, const uint8_t *next, uint32_t *panel);
+                        int depth, uint32_t *panel);
     void (*tile_pairs)(int m, const uint32_t *a, int64_t a_stride, const uint32_t *panel, int depth,
                        const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
-                       int64_t y_stride);
+                       int64_t y_stride, struct rondo_gemm_fetch *fetch);
     /* to[i] = x[k + i] widened, for i < count. */
     void (*widen)(const void *row, enum rondo_dtype dtype, int64_t k, int64_t count, float *to);
     /* Row scale, bias, residual, rounding of `count` finished sums; scale and bias may be NULL. */

@@ -323,24 +323,20 @@ panel_group(const uint8_t *const *row, int64_t k, int depth, enum rondo_dtype dt
     }
 }
 
-/* Addresses of a panel's rows; rows past the last one repeat it. Fetches the panel that comes after it. */
+/* Addresses of a panel's rows; rows past the last one repeat it. */
 static inline void panel_rows(const struct rondo_gemm_weight *weight, int64_t n, int count,
-                              int depth, const uint8_t *next, const uint8_t *row[COLUMNS])
+                              const uint8_t *row[COLUMNS])
 {
-    const int bytes = depth * (int)rondo_dtype_size(weight->dtype);
     const uint8_t *first = weight->data + n * weight->row_bytes;
-    for (int r = 0; r < COLUMNS; r++)
-        for (int i = 0; i < bytes; i += 64)
-            __builtin_prefetch(next + r * weight->row_bytes + i, 0, 2);
     for (int r = 0; r < COLUMNS; r++)
         row[r] = first + (r < count ? r : count - 1) * weight->row_bytes;
 }
 
 static void panel(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                  int depth, const uint8_t *next, float *to)
+                  int depth, float *to)
 {
     const uint8_t *row[COLUMNS];
-    panel_rows(weight, n, count, depth, next, row);
+    panel_rows(weight, n, count, row);
     for (int g = 0; g < PANEL_GROUPS; g++) {
         const uint8_t *const *group = row + g * LANES;
         switch (weight->dtype) {
@@ -390,7 +386,8 @@ add_sums(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale_
 
 static inline __attribute__((always_inline)) void
 tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, const float *a_scale,
-        int64_t a_scale_stride, const float *b_scale, float *y, int64_t y_stride)
+        int64_t a_scale_stride, const float *b_scale, float *y, int64_t y_stride,
+        struct rondo_gemm_fetch *fetch)
 {
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         int end = depth - first < RONDO_BLOCK ? depth : first + RONDO_BLOCK;
@@ -398,6 +395,7 @@ tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, cons
         clear_sums(m, sum);
         for (int k = first; k < end; k++) {
             vf w[PANEL_GROUPS];
+            rondo_gemm_fetch_line(fetch);
 #pragma GCC unroll 4
             for (int g = 0; g < PANEL_GROUPS; g++)
                 w[g] = vf_load(b + k * COLUMNS + g * LANES);
@@ -424,19 +422,19 @@ tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, cons
 #define TILE(M)                                                                                    \
     static void tile_##M(const float *a, int64_t a_stride, const float *b, int depth,              \
                          const float *a_scale, int64_t a_scale_stride, const float *b_scale,       \
-                         float *y, int64_t y_stride)                                               \
+                         float *y, int64_t y_stride, struct rondo_gemm_fetch *fetch)               \
     {                                                                                              \
-        tile_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);          \
+        tile_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride, fetch);   \
     }
 TILES(TILE)
 
 static void tile(int m, const float *a, int64_t a_stride, const float *b, int depth,
                  const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
-                 int64_t y_stride)
+                 int64_t y_stride, struct rondo_gemm_fetch *fetch)
 {
 #define TILE_ENTRY(M) tile_##M,
     static __typeof__(&tile_1) const table[TILE_ROWS + 1] = {NULL, TILES(TILE_ENTRY)};
-    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);
+    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride, fetch);
 }
 
 /* ---- ends ------------------------------------------------------------------------------------ */
@@ -500,10 +498,10 @@ static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
 static bool pair(const float *x, int64_t count, uint32_t *pairs);
 static bool pair_bf16(const uint16_t *x, int64_t count, uint32_t *pairs);
 static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                           int depth, const uint8_t *next, uint32_t *to);
+                           int depth, uint32_t *to);
 static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
                           const float *a_scale, int64_t a_scale_stride, const float *b_scale,
-                          float *y, int64_t y_stride);
+                          float *y, int64_t y_stride, struct rondo_gemm_fetch *fetch);
 #endif
 
 #define KERNELS_OF_(level) rondo_gemm_kernels_##level

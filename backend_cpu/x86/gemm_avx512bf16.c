@@ -209,13 +209,13 @@ static inline __attribute__((always_inline)) __mmask32 store_bf16(const vi bits[
 }
 
 static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, int count, int64_t k,
-                           int depth, const uint8_t *next, uint32_t *to)
+                           int depth, uint32_t *to)
 {
     const struct tables tables = load_tables();
     const int size = (int)rondo_dtype_size(weight->dtype), channels = CHUNK / size;
     const uint8_t *row[COLUMNS];
     __mmask32 wrong = 0;
-    panel_rows(weight, n, count, depth, next, row);
+    panel_rows(weight, n, count, row);
     for (int g = 0; g < PANEL_GROUPS; g++)
         for (int i = 0; i < depth; i += channels) {
             vi bits[CHUNK_DWORDS];
@@ -231,13 +231,14 @@ static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, in
 static inline __attribute__((always_inline)) void
 dots_of(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
         const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
-        int64_t y_stride)
+        int64_t y_stride, struct rondo_gemm_fetch *fetch)
 {
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         tile_sums sum;
         clear_sums(m, sum);
         for (int k = first / 2; k < (first + RONDO_BLOCK) / 2; k++) {
             __m512bh w[PANEL_GROUPS];
+            rondo_gemm_fetch_line(fetch);
 #pragma GCC unroll 4
             for (int g = 0; g < PANEL_GROUPS; g++)
                 w[g] = (__m512bh)vi_load(b + k * COLUMNS + g * LANES);
@@ -256,19 +257,19 @@ dots_of(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth
 #define DOTS(M)                                                                                    \
     static void dots_##M(const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,        \
                          const float *a_scale, int64_t a_scale_stride, const float *b_scale,       \
-                         float *y, int64_t y_stride)                                               \
+                         float *y, int64_t y_stride, struct rondo_gemm_fetch *fetch)               \
     {                                                                                              \
-        dots_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);          \
+        dots_of(M, a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride, fetch);   \
     }
 TILES(DOTS)
 
 static void tile_of_pairs(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
                           const float *a_scale, int64_t a_scale_stride, const float *b_scale,
-                          float *y, int64_t y_stride)
+                          float *y, int64_t y_stride, struct rondo_gemm_fetch *fetch)
 {
 #define DOTS_ENTRY(M) dots_##M,
     static __typeof__(&dots_1) const table[TILE_ROWS + 1] = {NULL, TILES(DOTS_ENTRY)};
-    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride);
+    table[m](a, a_stride, b, depth, a_scale, a_scale_stride, b_scale, y, y_stride, fetch);
 }
 
 /* ---- the instruction ------------------------------------------------------------------------- */
