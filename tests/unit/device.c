@@ -17,7 +17,8 @@ static void test_open(void)
     for (size_t i = 0; i < n; i++) {
         struct rondo_device *device = rondo_device_open(devices[i].name, NULL, &error);
         EXPECT(device, "%s", devices[i].name);
-        EXPECT(devices[i].memory_total > 0 && devices[i].memory_available > 0, "%s",
+        bool host = !strncmp(devices[i].name, "cpu", 3); /* others say it when they are open */
+        EXPECT(devices[i].memory_total > 0 && (devices[i].memory_available > 0) == host, "%s",
                devices[i].name);
         rondo_device_close(device);
     }
