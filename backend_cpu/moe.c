@@ -57,6 +57,8 @@ static void gemm_router_cpu(struct rondo_device *device, const struct rondo_op_g
 {
     device->ops.gemm(device, &op->gemm);
     device->ops.router(device, &op->router);
+    if (op->group.offsets)
+        device->ops.group_tokens(device, &op->group);
 }
 
 struct combine_job {

@@ -192,7 +192,8 @@ static __global__ void __launch_bounds__(threads, 2) gemm_f32(gemm_launch g, Rou
                                gemm_finish(part, tile.expert, channel, y[i][j]));
             }
         if (Route::routes && tile.part == 0)
-            gemm_router_tile(route, tile.row / S::tile_m, tile.row, tile.rows);
+            gemm_router_tile(route, tile.row / S::tile_m, tile.row, tile.rows,
+                             reinterpret_cast<int32_t *>(shared));
     }
 }
 

@@ -171,8 +171,9 @@ template <class S, class Route>
 void sm90_launch(gpu_device *device, const sm90_arguments &arguments, int64_t tiles,
                  const Route &route)
 {
-    const size_t words =
-        arguments.offsets ? (size_t)arguments.groups + 1 + SM90_THREADS / 32 : Route::routes;
+    const size_t words = arguments.offsets ? (size_t)arguments.groups + 1 + SM90_THREADS / 32
+                         : Route::routes   ? 1 + GROUPED_PAIRS
+                                           : 0;
     const size_t shared = S::SHARED + words * sizeof(int32_t);
     const int64_t blocks = tiles < device->multiprocessors ? tiles : device->multiprocessors;
     if (!allow_shared_memory(device, gemm_sm90_kernel<S, Route>, shared,

@@ -79,7 +79,8 @@ template <class S> struct Sm90_ring {
     unsigned char *stages;
     float *scales;
     uint64_t *full, *empty;
-    int32_t *tiles_before; // [groups + 1], then sums of warps: with offsets; [1] to route logits
+    // [groups + 1], then sums of warps: with offsets; [1 + GROUPED_PAIRS] to route logits
+    int32_t *tiles_before;
 
     __device__ __forceinline__ explicit Sm90_ring(unsigned char *shared)
         : stages(shared), scales(reinterpret_cast<float *>(shared + S::STAGES * S::STAGE)),
@@ -740,7 +741,7 @@ sm90_store_columns(const sm90_arguments &arguments, const Sm90_tile &tile, const
 }
 
 // The end of a tile of logits, by both warpgroups; tiles_before is not used by dense products, and passes on who is
-// last.
+// last, and the ids.
 template <class S>
 static __device__ void sm90_route(const gemm_router &route, const Sm90_ring<S> &ring,
                                   const Sm90_tile &tile)
@@ -755,7 +756,11 @@ static __device__ void sm90_route(const gemm_router &route, const Sm90_ring<S> &
         return;
     gemm_router_stored();
     gemm_router_rows(route, tile.first_row, rows < S::X_ROWS ? rows : S::X_ROWS, thread / 32,
-                     4 * SM90_GROUPS);
+                     4 * SM90_GROUPS, ring.tiles_before + 1);
+    if (!route.group.offsets)
+        return;
+    named_barrier_sync(SM90_ROUTE_BARRIER, 128 * SM90_GROUPS);
+    gemm_router_group(route, ring.tiles_before + 1, thread, 128 * SM90_GROUPS);
 }
 
 template <class S>

@@ -64,6 +64,7 @@ struct strip_shape {
     static constexpr int x_scales = (height + WARP_SIZE - 1) / WARP_SIZE; // of a lane
     static constexpr int outputs = values / warps;                        // of a thread
     static_assert(values % warps == 0 && stage_bytes % 16 == 0, "values and stages divide");
+    static_assert(height >= GROUPED_ROWS && sums_values >= GROUPED_PAIRS, "few rows are grouped");
     static_assert(RONDO_BLOCK % Depth == 0 && Depth % Math::k == 0, "stages divide 128 of K");
     static_assert(WARP_SIZE % w_row_units == 0 && WARP_SIZE % x_row_units == 0, "rows divide");
 };
@@ -362,7 +363,8 @@ static __global__ void __launch_bounds__(S::threads, S::blocks)
         }
         store<S>(g, tile, y);
         if (Route::routes && tile.part == 0)
-            gemm_router_tile(route, tile.row / S::height, tile.row, tile.rows);
+            gemm_router_tile(route, tile.row / S::height, tile.row, tile.rows,
+                             reinterpret_cast<int32_t *>(sums_of_set));
     }
 }
 

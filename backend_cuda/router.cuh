@@ -96,9 +96,9 @@ static __device__ __forceinline__ float normalized(const struct router &op, floa
 }
 
 // Routes a token, by a whole warp: PER experts a lane, `lanes` lanes a group, both powers of two, and as many groups as
-// lanes at most.
+// lanes at most. Returns choice `lane`.
 template <int PER>
-static __device__ void route_token(const struct router &op, int32_t lanes, int64_t token)
+static __device__ int32_t route_token(const struct router &op, int32_t lanes, int64_t token)
 {
     int32_t lane = (int32_t)threadIdx.x % WARP_SIZE, group = lane / lanes;
     struct score score = score_of(op, token);
@@ -156,6 +156,7 @@ static __device__ void route_token(const struct router &op, int32_t lanes, int64
         op.ids[token * op.top_k + lane] = chosen;
         op.weights[token * op.top_k + lane] = weight;
     }
+    return chosen;
 }
 
 // ---- for the host -------------------------------------------------------------------------------------------------
@@ -202,11 +203,17 @@ static inline int64_t router_per_lane(const struct router &op)
 // A product whose first part makes logits routes them in the same launch: the block that stores the last tile of
 // these rows does it. Who is last is counted in tickets, one of each tile of rows, which go from 0 to tiles - 1 and
 // then are 0 again. Whoever is last, logits and routing have the same bits.
+// Few rows are grouped by their experts there, too: they are of one tile, so that one block has routed them all.
+struct router_groups {
+    int32_t *offsets, *row_of, *token_of; // offsets NULL: not grouped here
+    int32_t n_pairs, n_all; // n_all: tokens of the shared expert, 0 where there is none
+};
 struct gemm_router {
     static constexpr bool routes = true;
     struct router op;
     int32_t lanes, tiles; // tiles: of N that the logits have
     uint32_t *tickets;
+    struct router_groups group;
 };
 struct gemm_no_router {
     static constexpr bool routes = false;
@@ -214,7 +221,10 @@ struct gemm_no_router {
 
 constexpr int ROUTED_PER_LANE = 8; // experts that a lane keeps here
 constexpr int ROUTED_ROWS = 64;    // of a launch, at most
-static_assert(ROUTED_ROWS / 8 <= GPU_TICKETS, "tiles have 8 rows at least");
+constexpr int GROUPED_ROWS = 8;    // of a tile, at least
+constexpr int GROUPED_PAIRS =
+    128; // of a launch that groups: every pair is compared with every other
+static_assert(ROUTED_ROWS / GROUPED_ROWS <= GPU_TICKETS, "a ticket for each tile");
 
 // Whether a tile is the last of its rows. By one thread, after a barrier behind gemm_router_stored of all threads.
 static __device__ __forceinline__ bool gemm_router_last(const gemm_router &route, int row_tile)
@@ -232,28 +242,64 @@ static __device__ __forceinline__ void gemm_router_stored()
     __threadfence();
 }
 
-// Routes rows first .. first + count, by `warps` warps of which this one is number `warp`.
-static __device__ __forceinline__ void gemm_router_rows(const gemm_router &route, int first,
-                                                        int count, int warp, int warps)
+// Routes rows first .. first + count, by `warps` warps of which this one is number `warp`. ids: [GROUPED_PAIRS] in shared
+// memory, written where these rows are to be grouped.
+static __device__ __forceinline__ void
+gemm_router_rows(const gemm_router &route, int first, int count, int warp, int warps, int32_t *ids)
 {
-    for (int row = warp; row < count; row += warps)
-        route_token<ROUTED_PER_LANE>(route.op, route.lanes, first + row);
+    int32_t lane = (int32_t)threadIdx.x % WARP_SIZE, top_k = route.op.top_k;
+    for (int row = warp; row < count; row += warps) {
+        int32_t chosen = route_token<ROUTED_PER_LANE>(route.op, route.lanes, first + row);
+        if (route.group.offsets && lane < top_k)
+            ids[(first + row) * top_k + lane] = chosen;
+    }
 }
 
-// The end of a tile of the logits, by all threads of a block: all of the above.
+// group_tokens of all rows, by `threads` threads of which this one is number `thread`, after a barrier behind
+// gemm_router_rows. A pair's row is how many pairs stand before it.
+static __device__ __forceinline__ void
+gemm_router_group(const gemm_router &route, const int32_t *ids, int thread, int threads)
+{
+    const struct router_groups &group = route.group;
+    for (int i = thread; i < group.n_pairs; i += threads) {
+        int32_t expert = ids[i], row = 0;
+        for (int j = 0; j < group.n_pairs; j++)
+            row += ids[j] < expert || (ids[j] == expert && j < i);
+        group.row_of[i] = row;
+        group.token_of[row] = i / route.op.top_k;
+    }
+    for (int e = thread; e <= route.op.n_experts; e += threads) {
+        int32_t before = 0;
+        for (int j = 0; j < group.n_pairs; j++)
+            before += ids[j] < e;
+        group.offsets[e] = before;
+    }
+    for (int t = thread; t < group.n_all; t += threads)
+        group.token_of[group.n_pairs + t] = t;
+    if (group.n_all && thread == 0)
+        group.offsets[route.op.n_experts + 1] = group.n_pairs + group.n_all;
+}
+
+// The end of a tile of the logits, by all threads of a block: all of the above. ids: as above, not in use.
 static __device__ __forceinline__ void gemm_router_tile(const gemm_router &route, int row_tile,
-                                                        int first, int count)
+                                                        int first, int count, int32_t *ids)
 {
     gemm_router_stored();
     __syncthreads();
     if (!__syncthreads_or(threadIdx.x == 0 && gemm_router_last(route, row_tile)))
         return;
     gemm_router_stored();
-    gemm_router_rows(route, first, count, (int)threadIdx.x / WARP_SIZE,
-                     (int)blockDim.x / WARP_SIZE);
+    gemm_router_rows(route, first, count, (int)threadIdx.x / WARP_SIZE, (int)blockDim.x / WARP_SIZE,
+                     ids);
+    if (!route.group.offsets)
+        return;
+    __syncthreads();
+    gemm_router_group(route, ids, (int)threadIdx.x, (int)blockDim.x);
+    __syncthreads(); // ids may be used for something else
 }
 
-static __device__ __forceinline__ void gemm_router_tile(const gemm_no_router &, int, int, int)
+static __device__ __forceinline__ void gemm_router_tile(const gemm_no_router &, int, int, int,
+                                                        int32_t *)
 {
 }
 

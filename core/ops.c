@@ -263,6 +263,13 @@ static void check_router(struct check *check, const struct rondo_op_router *op)
     want(check, op->ids && op->weights, "ids", "are missing");
 }
 
+static void check_group_tokens(struct check *check, const struct rondo_op_group_tokens *op)
+{
+    want(check, op->ids && op->offsets && op->row_of && op->token_of, "ids",
+         "or a result is missing");
+    want(check, op->n_experts > 0 && op->experts_per_token > 0, "n_experts", "is not positive");
+}
+
 static void check_gemm_router(struct check *check, const struct rondo_op_gemm_router *op)
 {
     const struct rondo_tensor *made = &op->gemm.part[0].out, *routed = &op->router.logits;
@@ -274,13 +281,14 @@ static void check_gemm_router(struct check *check, const struct rondo_op_gemm_ro
     want_size(check, "logits", routed->shape[0], made->shape[0]);
     want_size(check, "logits", routed->shape[1], made->shape[1]);
     want(check, made->dtype == RONDO_F32, "logits", "are not made as f32");
-}
-
-static void check_group_tokens(struct check *check, const struct rondo_op_group_tokens *op)
-{
-    want(check, op->ids && op->offsets && op->row_of && op->token_of, "ids",
-         "or a result is missing");
-    want(check, op->n_experts > 0 && op->experts_per_token > 0, "n_experts", "is not positive");
+    if (!op->group.offsets)
+        return;
+    check_group_tokens(check, &op->group);
+    want(check, op->group.ids == op->router.ids, "ids", "are not the router's");
+    want_size(check, "n_experts", op->group.n_experts, routed->shape[1]);
+    want_size(check, "experts_per_token", op->group.experts_per_token,
+              op->router.experts_per_token);
+    want_size(check, "n_tokens", op->group.n_tokens, routed->shape[0]);
 }
 
 static void check_swiglu(struct check *check, const struct rondo_op_swiglu *op)

@@ -281,13 +281,6 @@ struct rondo_op_router {
     float scale;
 };
 
-/* gemm, and then router of the logits that the first part's out holds: the two ops, with their orders and tolerances.
- * On one device everything has the bits that the two ops give there. */
-struct rondo_op_gemm_router {
-    struct rondo_op_gemm gemm;     /* part 0 is of the logits, f32; no residual */
-    struct rondo_op_router router; /* logits: part[0].out */
-};
-
 /* Orders the T*K routed pairs by expert, by token within an expert. offsets[e] is the first row of expert
  * e; row_of[t*K + k] the row of that pair; token_of[r] the token of a row. Exact.
  * With `shared` there is one expert more, of number E, which has a row of every token: rows R + t, behind the routed
@@ -299,6 +292,14 @@ struct rondo_op_group_tokens {
     int32_t *offsets;  /* [E + 1], [E + 2] with shared */
     int32_t *row_of;   /* [T*K] */
     int32_t *token_of; /* [T*K], [T*K + T] with shared */
+};
+
+/* gemm, then router of the logits that the first part's out holds, and then, where it has offsets, group_tokens of the
+ * router's ids: the ops, with their orders and tolerances. On one device everything has the bits that they give there. */
+struct rondo_op_gemm_router {
+    struct rondo_op_gemm gemm;          /* part 0 is of the logits, f32; no residual */
+    struct rondo_op_router router;      /* logits: part[0].out */
+    struct rondo_op_group_tokens group; /* ids: the router's */
 };
 
 /* out = silu(x[:, :I]) * x[:, I:]. NMSE 1e-12 (f32), 1e-5 (bf16), 1e-4 (codes). */

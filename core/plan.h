@@ -66,7 +66,7 @@ struct rondo_binding {
     bool is_pointer;
 };
 
-#define RONDO_MAX_BINDINGS 8
+#define RONDO_MAX_BINDINGS 12
 #define RONDO_LOGIT_ROWS 64
 #define RONDO_MAX_LABELS 32
 

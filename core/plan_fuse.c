@@ -131,7 +131,23 @@ static void fuse_norm(struct rondo_plan *plan, int32_t index)
         plan->values[out].first = index;
 }
 
-/* Step `index` is a product whose first part makes the logits of a later step of its layer. */
+/* Adds a step that becomes the part at `field` of a fused op. */
+static void add_part(struct rondo_plan *plan, struct rondo_fusion *fusion, int32_t index,
+                     uint32_t field)
+{
+    const struct rondo_step *part = &plan->steps[index];
+    fusion->steps[fusion->n_steps++] = index;
+    for (int32_t i = 0; i < part->n_bindings; i++) {
+        struct rondo_binding binding = part->binding[i];
+        binding.field += field; /* its own arguments begin at 0 */
+        fusion->step.binding[fusion->step.n_bindings++] = binding;
+        if (binding.use == RONDO_USE_OUT && plan->values[binding.value].first > fusion->steps[0])
+            plan->values[binding.value].first = fusion->steps[0];
+    }
+}
+
+/* Step `index` is a product whose first part makes the logits of a later step of its layer; what that routes, the step
+ * after it groups. */
 static void fuse_router(struct rondo_plan *plan, int32_t index)
 {
     struct rondo_step *gemm = &plan->steps[index];
@@ -141,22 +157,17 @@ static void fuse_router(struct rondo_plan *plan, int32_t index)
         find_binding(gemm, FIELD(gemm.part) + offsetof(struct rondo_gemm_part, out))->value;
     int32_t at = plan->values[logits].last;
     struct rondo_step *router = &plan->steps[at];
-    if (router->op != RONDO_OP_ROUTER ||
+    if (router->op != RONDO_OP_ROUTER || router[1].op != RONDO_OP_GROUP_TOKENS ||
         find_binding(router, FIELD(router.logits))->value != logits)
         return;
     struct rondo_fusion *fusion = add_fusion(plan, index);
     if (!fusion)
         return;
-    fusion->steps[fusion->n_steps++] = at;
     fusion->step.op = RONDO_OP_GEMM_ROUTER; /* its gemm comes first: bindings stay */
     fusion->step.args.gemm_router.router = router->args.router;
-    for (int32_t i = 0; i < router->n_bindings; i++) {
-        struct rondo_binding binding = router->binding[i];
-        binding.field += FIELD(gemm_router.router) - FIELD(router);
-        fusion->step.binding[fusion->step.n_bindings++] = binding;
-        if (binding.use == RONDO_USE_OUT && plan->values[binding.value].first > index)
-            plan->values[binding.value].first = index;
-    }
+    fusion->step.args.gemm_router.group = router[1].args.group_tokens;
+    add_part(plan, fusion, at, FIELD(gemm_router.router));
+    add_part(plan, fusion, at + 1, FIELD(gemm_router.group));
 }
 
 void rondo_plan_fuse(struct rondo_plan *plan)

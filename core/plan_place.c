@@ -180,6 +180,8 @@ static void set_step_rows(const struct rondo_plan *plan, struct rondo_step *step
         step->args.grouped_gemm.n_rows = (int32_t)step->args.grouped_gemm.out.shape[0];
     else if (step->op == RONDO_OP_GROUP_TOKENS)
         step->args.group_tokens.n_tokens = tokens;
+    else if (step->op == RONDO_OP_GEMM_ROUTER)
+        step->args.gemm_router.group.n_tokens = tokens;
 }
 
 void rondo_plan_set_rows(struct rondo_plan *plan, int32_t first, int32_t end, int32_t tokens,

@@ -1,5 +1,5 @@
-/* Check of gemm_router: what it gives is bit for bit what gemm and router give on the same device, for any number of rows,
- * beside other products, and again and again. */
+/* Check of gemm_router: what it gives is bit for bit what gemm, router and group_tokens give on the same device, for any
+ * number of rows, beside other products, and again and again. */
 #include "tests/check/internal.h"
 
 #include <string.h>
@@ -14,12 +14,14 @@ struct case_of {
     enum rondo_dtype beside; /* of the other weights */
     int32_t parts;
     enum check_fill fill;
+    bool groups_too, shared;
 };
 
 /* What one form of the op writes. */
 struct outputs {
     struct check_tensor *part[3];
     struct check_buffer *ids, *weights;
+    struct check_buffer *offsets, *row_of, *token_of; /* of group_tokens */
 };
 
 /* Channels of the products beside that of the logits. */
@@ -35,6 +37,10 @@ static struct outputs make_outputs(struct check *check, const struct case_of *c,
                                 p ? widths[p] : c->experts, gap, CHECK_SCALE_NONE, "out");
     out.ids = check_output(check, pairs * 4, "ids");
     out.weights = check_output(check, pairs * 4, "weights");
+    out.offsets = check_output(check, ((size_t)c->experts + 1 + c->shared) * 4, "offsets");
+    out.row_of = check_output(check, pairs * 4, "row_of");
+    out.token_of =
+        check_output(check, (pairs + (c->shared ? (size_t)c->tokens : 0)) * 4, "token_of");
     return out;
 }
 
@@ -44,7 +50,7 @@ static void same_arrays(struct check *check, struct check_buffer *plain, struct 
     check_download(check, fused);
     for (int side = 0; side < 2; side++)
         if (memcmp(plain->result[side], fused->result[side], plain->size) != 0)
-            check_fail(check, "%s: not what gemm and router make on %s", fused->name,
+            check_fail(check, "%s: not what the ops by themselves make on %s", fused->name,
                        side == CHECK_REFERENCE ? "the reference" : check->device_name);
 }
 
@@ -55,6 +61,9 @@ static void compare(struct check *check, const struct case_of *c, const struct o
         check_compare_same(check, plain->part[p], fused->part[p]);
     same_arrays(check, plain->ids, fused->ids);
     same_arrays(check, plain->weights, fused->weights);
+    same_arrays(check, plain->offsets, fused->offsets);
+    same_arrays(check, plain->row_of, fused->row_of);
+    same_arrays(check, plain->token_of, fused->token_of);
     if (!check->exact) /* other logits may choose other experts */
         return;
     size_t pairs = (size_t)c->tokens * (size_t)c->k;
@@ -75,11 +84,12 @@ static uint64_t kernels(struct check *check)
 static void run_case(struct check *check, const struct case_of *c)
 {
     static const char *const scale_names[] = {"", " block", " row"};
-    check_case(check, "T=%d E=%d groups %d/%d K=%d %s, D=%d x %s, W %s%s, %d parts %s, %s",
+    check_case(check, "T=%d E=%d groups %d/%d K=%d %s, D=%d x %s, W %s%s, %d parts %s, %s%s%s",
                c->tokens, c->experts, c->topk_group, c->groups, c->k,
                c->score == RONDO_SCORE_SIGMOID ? "sigmoid" : "softmax", c->channels,
                rondo_dtype_name(c->x), rondo_dtype_name(c->weight), scale_names[c->scale], c->parts,
-               rondo_dtype_name(c->beside), check_fill_name(c->fill));
+               rondo_dtype_name(c->beside), check_fill_name(c->fill),
+               c->groups_too ? ", grouped" : "", c->shared ? ", shared" : "");
     struct rondo_limits limits = {.tokens = c->tokens,
                                   .experts = c->experts,
                                   .experts_per_token = c->k,
@@ -116,7 +126,17 @@ static void run_case(struct check *check, const struct case_of *c)
                            .score = c->score,
                            .normalize = true,
                            .scale = 2.5f},
+                .group = {.ids = form[f].ids->data[side],
+                          .n_tokens = c->tokens,
+                          .experts_per_token = c->k,
+                          .n_experts = c->experts,
+                          .shared = c->shared,
+                          .offsets = form[f].offsets->data[side],
+                          .row_of = form[f].row_of->data[side],
+                          .token_of = form[f].token_of->data[side]},
             };
+            if (f == 1 && !c->groups_too)
+                o->group.offsets = NULL;
             for (int p = 0; p < c->parts; p++) {
                 o->gemm.part[p].weight = weight[p]->side[side];
                 o->gemm.part[p].out = form[f].part[p]->side[side];
@@ -127,11 +147,18 @@ static void run_case(struct check *check, const struct case_of *c)
     uint64_t of_gemm = kernels(check) - before;
     check_run(check, RONDO_OP_ROUTER, &op[0][0].router, &op[0][1].router);
     before = kernels(check);
+    if (c->groups_too)
+        check_run(check, RONDO_OP_GROUP_TOKENS, &op[0][0].group, &op[0][1].group);
+    uint64_t of_group = kernels(check) - before;
+    if (c->groups_too && c->tokens <= 8 && c->tokens * c->k <= 128)
+        of_group = 0; /* few rows: nothing of its own */
+    before = kernels(check);
     check_run(check, RONDO_OP_GEMM_ROUTER, &op[1][0], &op[1][1]);
-    uint64_t of_both = kernels(check) - before;
+    uint64_t of_all = kernels(check) - before;
     bool one = c->tokens <= 64 && c->experts <= 256 && c->groups <= 32;
-    if (one && of_both != of_gemm)
-        check_fail(check, "%d launches for both, %d for gemm", (int)of_both, (int)of_gemm);
+    if (one && of_all != of_gemm + of_group)
+        check_fail(check, "%d launches, %d for gemm and %d for group_tokens", (int)of_all,
+                   (int)of_gemm, (int)of_group);
     compare(check, c, &form[0], &form[1]);
 }
 
@@ -145,6 +172,7 @@ void check_gemm_router(struct check *check)
         {.experts = 16, .groups = 4, .topk_group = 2, .k = 3, .score = RONDO_SCORE_SIGMOID},
         {.experts = 33, .groups = 3, .topk_group = 2, .k = 5, .score = RONDO_SCORE_SOFTMAX},
         {.experts = 1, .groups = 1, .topk_group = 1, .k = 1, .score = RONDO_SCORE_SIGMOID},
+        {.experts = 48, .groups = 2, .topk_group = 2, .k = 20, .score = RONDO_SCORE_SIGMOID},
         /* more experts or groups than a lane or a warp keeps */
         {.experts = 520, .groups = 1, .topk_group = 1, .k = 8, .score = RONDO_SCORE_SIGMOID},
         {.experts = 80, .groups = 40, .topk_group = 9, .k = 7, .score = RONDO_SCORE_SIGMOID},
@@ -168,13 +196,17 @@ void check_gemm_router(struct check *check)
             c.scale = !codes ? CHECK_SCALE_NONE : i % 2 ? CHECK_SCALE_BLOCK : CHECK_SCALE_ROW;
             c.parts = check_random_range(check, 1, 3);
             c.fill = check_random(check) % 4 ? CHECK_NORMAL : CHECK_ZEROS;
+            c.groups_too = check_random(check) % 4;
+            c.shared = check_random(check) % 2;
             run_case(check, &c);
         }
     }
     for (size_t s = 0; s < COUNT(shapes); s++) {
         struct case_of c = shapes[s];
-        c.tokens = check_random_range(check, 1, 40);
+        c.tokens = check_random_range(check, 1, s % 2 ? 40 : 8);
         c.channels = 136;
+        c.groups_too = true;
+        c.shared = check_random(check) % 2;
         c.x = c.weight = c.beside = RONDO_BF16;
         c.parts = 1;
         c.fill = CHECK_UNIFORM;

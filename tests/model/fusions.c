@@ -38,7 +38,7 @@ void property_fusions(struct lab *lab)
     lab_run(lab, context, session, tokens, n, want);
     lab_compare(lab, "with fused steps", got, want, n);
 
-    /* Which there are: of every router; of every combine but the last layer's; of every code but the attention's of
+    /* Which there are: of every router and of what groups its ids; of every combine but the last layer's; of every code but the attention's of
      * softmax layers, which quantise by themselves. */
     const struct rondo_plan *plan = &lab->plain->plan;
     bool all = enabled_fusions(lab->plain) == plan->n_fusions; /* else the device has less */
@@ -47,8 +47,8 @@ void property_fusions(struct lab *lab)
         bool last = step->layer == plan->config->num_hidden_layers - 1;
         if (step->op == RONDO_OP_COMBINE && !last && all)
             EXPECT(is_fused(plan, i), "%s: step %d, combine", lab->name, i);
-        if (step->op == RONDO_OP_ROUTER && all)
-            EXPECT(is_fused(plan, i), "%s: step %d, router", lab->name, i);
+        if ((step->op == RONDO_OP_ROUTER || step->op == RONDO_OP_GROUP_TOKENS) && all)
+            EXPECT(is_fused(plan, i), "%s: step %d, %s", lab->name, i, step->label);
         if (step->op != RONDO_OP_QUANTIZE || !all)
             continue;
         bool attention = plan->steps[i - 1].op == RONDO_OP_SOFTMAX_ATTENTION;
