@@ -19,6 +19,7 @@ interrupt() {
     seconds=$1
     marker=$2
     shift 2
+    rm -f out err # the marker is not that of the command before
     "$rondo" "$@" </dev/null >out 2>err &
     pid=$!
     tries=0
@@ -61,7 +62,10 @@ slow='--device cpu:ref --threads 1'
     done
     grep -q '^prefill,4,' out || fail "bench does not print the finished row"
     grep -q '^decode,20000,0,8,' out && fail "bench prints a row that is not finished"
-    interrupt $wait memory bench -m "$demo" $tests --format json -o dir/rows
+    for wait in 1 3 9; do
+        interrupt $wait memory bench -m "$demo" $tests --format json -o dir/rows
+        grep -q '"test":"prefill"' dir/rows 2>/dev/null && break
+    done
     grep -q '"test":"prefill"' dir/rows || fail "bench -o does not write the finished row"
     rm -f dir/rows
     interrupt 0 memory bench -m "$demo" $tests --csv
