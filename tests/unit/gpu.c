@@ -14,18 +14,6 @@
 static struct rondo_error error;
 static char models[500];
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "%s: %s\n", what, error.message);
-    exit(1);
-}
-
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        if (!(call))                                                                               \
-            die(#call);                                                                            \
-    } while (0)
-
 static struct rondo_device *open_device(const char *name)
 {
     struct rondo_device *device;

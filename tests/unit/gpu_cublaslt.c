@@ -21,18 +21,6 @@ static cublaslt_fake_count_function *products, *alive;
 static int n_lines; /* of the log about cuBLASLt */
 static char last_line[300];
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "%s: %s\n", what, error.message);
-    exit(1);
-}
-
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        if (!(call))                                                                               \
-            die(#call);                                                                            \
-    } while (0)
-
 static void count_line(void *user, enum rondo_log_level level, const char *line)
 {
     (void)user;
@@ -237,8 +225,7 @@ static void test_not_starting(void)
 
 static void find(void *library, const char *name, void *to)
 {
-    if (!(*(void **)to = dlsym(library, name)))
-        die(name);
+    MUST((*(void **)to = dlsym(library, name)) != NULL);
 }
 
 int main(int argc, char **argv)

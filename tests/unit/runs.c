@@ -43,18 +43,6 @@ static struct rondo_device *device;
 static struct rondo_error error;
 static size_t V;
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "%s: %s\n", what, error.message);
-    exit(1);
-}
-
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        if (!(call))                                                                               \
-            die(#call);                                                                            \
-    } while (0)
-
 /* ---- the device ---------------------------------------------------------------------------------- */
 
 static void keep(enum rondo_op op, const void *args, size_t size, const struct rondo_batch *batch)

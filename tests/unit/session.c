@@ -19,18 +19,6 @@ static int32_t tokens[LONGEST]; /* the sequence of all sessions here */
 static float *expected;         /* [LONGEST, V] its logits */
 static struct rondo_error error;
 
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "%s: %s\n", what, error.message);
-    exit(1);
-}
-
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        if (!(call))                                                                               \
-            die(#call);                                                                            \
-    } while (0)
-
 static struct rondo_context *make(const struct rondo_context_options *options)
 {
     struct rondo_context *context;

@@ -3,6 +3,7 @@
 #define RONDO_TESTS_UNIT_TEST_H
 
 #include <stdio.h>
+#include <stdlib.h>
 
 static int test_failures, test_expectations;
 
@@ -15,6 +16,15 @@ static int test_failures, test_expectations;
             fprintf(stderr, "%s:%d: not true: %s: ", __FILE__, __LINE__, #condition);              \
             fprintf(stderr, __VA_ARGS__);                                                          \
             fputc('\n', stderr);                                                                   \
+        }                                                                                          \
+    } while (0)
+
+/* For what the rest of a test stands on: ends the program with the message of the file's `error`. */
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        if (!(call)) {                                                                             \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, error.message);          \
+            exit(1);                                                                               \
         }                                                                                          \
     } while (0)
 
