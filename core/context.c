@@ -485,9 +485,7 @@ int rondo_context_run(struct rondo_context *context, const struct rondo_run_item
         fill_run(context, &cursor);
         if (!context->run.n_tokens)
             continue;
-        rondo_run_upload(context);
-        rondo_run_layers(context);
-        rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_targets);
+        rondo_run_batch(context);
         if ((status = rondo_run_end(context, error))) {
             empty_run(&start, &cursor);
             return status;

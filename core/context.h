@@ -24,9 +24,19 @@ struct rondo_session {
     int32_t *draft_tokens, *draft_parents; /* [max_draft] */
 };
 
-/* Decoding runs of `rows` sequences, none longer than max_length, and their layers as recorded. */
+/* What a run does, in this order; sets of these. */
+enum rondo_run_part {
+    RONDO_RUN_LAYERS = 1,
+    RONDO_RUN_LOGITS = 2, /* of a slice; these and all below are its tail */
+    RONDO_RUN_BEST = 4,
+    RONDO_RUN_PENALIZE = 8,
+    RONDO_RUN_CANDIDATES = 16,
+};
+
+/* Decoding runs of `rows` sequences, none longer than max_length, and these parts of them as recorded. */
 struct rondo_decode_class {
     int32_t rows, max_length;
+    unsigned parts;
     bool was_run;
     struct rondo_recording *recording; /* NULL: not yet */
 };
@@ -68,6 +78,7 @@ struct rondo_context {
         int32_t rows;        /* tokens of the batch: n_tokens and padding */
         int32_t first_logit; /* of the slice of logits that runs */
         bool recordable;     /* a decoding run in the shape of its class */
+        bool has_tail;       /* recordable too: a row of logits for each token, padding included */
     } run;
     void *batch_memory; /* device, [rondo_run_bytes]: all arrays of plan.batch */
 
@@ -105,12 +116,13 @@ void rondo_run_begin(struct rondo_context *context);
  * be made. The caller has seen to room in the batch and to pages (rondo_session_make_room). */
 void rondo_run_add(struct rondo_context *context, struct rondo_session *session,
                    const int32_t *tokens, const int32_t *parents, int32_t n, int32_t n_logits);
-/* Copies the batch to the device and sets the plan's row counts. */
+/* Runs the batch as a whole: row i of logits goes to run.logit_targets[i]. */
+void rondo_run_batch(struct rondo_context *context);
+/* The same in pieces, of which nothing is recorded. First: copies the batch to the device and sets the plan's row
+ * counts. */
 void rondo_run_upload(struct rondo_context *context);
 /* Runs steps [first, end) of the plan. */
 void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end);
-/* Runs all steps before the logits'. */
-void rondo_run_layers(struct rondo_context *context);
 /* Makes `n` rows of logits from row `first` of those asked for, in slices; row first + i goes to targets[i]. */
 void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n,
                       const struct rondo_logit_target *targets);
@@ -118,13 +130,18 @@ void rondo_run_logits(struct rondo_context *context, int32_t first, int32_t n,
 int32_t rondo_seen_capacity(const struct rondo_context_options *settings);
 /* Bytes of how the rows of the largest batch are sampled. */
 size_t rondo_sampling_bytes(const struct rondo_context_options *settings);
-/* Copies to the device how `n` rows of logits are to be sampled, if any is. */
-void rondo_sampling_upload(struct rondo_context *context, int32_t n,
+/* Copies to the device how rows of logits are to be sampled, if any of the first `n` is; up to `rows`, the others are
+ * padding. */
+void rondo_sampling_upload(struct rondo_context *context, int32_t n, int32_t rows,
                            const struct rondo_logit_target *targets);
-/* Runs the steps that choose from a slice of `rows` rows of logits, the first of them row `first` of those n, and
- * gives the targets their ids. */
-void rondo_sampling_run(struct rondo_context *context, int32_t first, int32_t rows,
-                        const struct rondo_logit_target *targets);
+/* The parts that choose from a slice of `rows` rows of logits, the first of them row `first` of those uploaded. */
+unsigned rondo_sampling_parts(const struct rondo_context *context, int32_t first, int32_t rows,
+                              const struct rondo_logit_target *targets);
+/* Runs them. */
+void rondo_sampling_run(struct rondo_context *context, int32_t first, unsigned parts);
+/* Gives the targets of the slice their ids from what they have made. */
+void rondo_sampling_take(struct rondo_context *context, int32_t first, int32_t rows, unsigned parts,
+                         const struct rondo_logit_target *targets);
 
 /* Waits for the device. Fails when the device has failed or when a check of steps has found something: what
  * the run wrote, caches included, is worth nothing then. */

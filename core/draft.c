@@ -46,9 +46,7 @@ int rondo_session_draft(struct rondo_session *session, const int32_t *tokens,
     rondo_run_add(context, session, tokens, parents, (int32_t)n, logits ? (int32_t)n : 0);
     for (size_t i = 0; logits && i < n; i++)
         context->run.logit_targets[i] = (struct rondo_logit_target){.logits = logits + i * V};
-    rondo_run_upload(context);
-    rondo_run_layers(context);
-    rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_targets);
+    rondo_run_batch(context);
     if ((status = rondo_run_end(context, error))) {
         session->n_drafts = 0;
         return status;

@@ -1,8 +1,9 @@
 /* One run of a context: the batch is filled on the host, goes to the device in one copy, and the steps of the
  * plan run over it. Decoding, where every sequence has one token, is recorded where the device can, and
- * replayed. */
+ * replayed: the layers and, where the host reads nothing of the logits but what is chosen from them, their tail. */
 #include "core/context.h"
 #include "core/error.h"
+#include "core/sampler.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +117,21 @@ static bool is_decode(const struct rondo_context *context)
            context->run.n_tokens == context->run.n_sequences;
 }
 
-/* Fills the run up to its class with sequences that are padding, and loosens its bounds. */
+/* Whether each sequence wants its row of logits, all fit a slice, and the host reads none of them as it is. */
+static bool has_tail(const struct rondo_context *context)
+{
+    if (context->run.n_logits != context->run.n_sequences ||
+        context->run.rows > context->plan.logit_rows)
+        return false;
+    for (int32_t i = 0; i < context->run.n_logits; i++) {
+        if (context->run.logit_targets[i].logits)
+            return false;
+    }
+    return true;
+}
+
+/* Fills the run up to its class with sequences that are padding, and loosens its bounds. Rows of logits that are
+ * padding are made from the first token. */
 static void pad(struct rondo_context *context)
 {
     const struct rondo_context_options *settings = &context->settings;
@@ -134,6 +149,9 @@ static void pad(struct rondo_context *context)
         context->run.n_pages[i] = 0;
     }
     context->run.rows = rows;
+    context->run.has_tail = has_tail(context);
+    for (int32_t i = context->run.n_logits; context->run.has_tail && i < rows; i++)
+        context->run.logit_row[i] = 0;
     batch->max_length = class_of_length(batch->max_length);
     if (batch->max_length > context->plan.limits.context)
         batch->max_length = context->plan.limits.context;
@@ -141,7 +159,8 @@ static void pad(struct rondo_context *context)
 
 /* ---- to the device ------------------------------------------------------------------------------- */
 
-static void pack(struct rondo_context *context, const struct layout *layout, size_t T, size_t B)
+static void pack(struct rondo_context *context, const struct layout *layout, size_t T, size_t B,
+                 size_t N)
 {
     char *packed = context->run.packed;
     size_t stride = (size_t)context->plan.batch.page_stride;
@@ -165,28 +184,28 @@ static void pack(struct rondo_context *context, const struct layout *layout, siz
     }
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         memcpy(packed + arrays[i].at, arrays[i].from, T * sizeof(int32_t));
-    memcpy(packed + layout->logit_row, context->run.logit_row,
-           (size_t)context->run.n_logits * sizeof(int32_t));
+    memcpy(packed + layout->logit_row, context->run.logit_row, N * sizeof(int32_t));
 }
 
-void rondo_run_upload(struct rondo_context *context)
+static void upload(struct rondo_context *context, bool recordable)
 {
     struct rondo_plan *plan = &context->plan;
     struct rondo_batch *batch = &plan->batch;
     set_bounds(context);
     rondo_plan_extend_rope(plan, batch->max_length);
     context->run.rows = context->run.n_tokens;
-    context->run.recordable = context->device->record_begin && !context->no_recordings &&
-                              !context->timing && !context->checks.on && is_decode(context);
+    context->run.recordable = recordable && is_decode(context);
+    context->run.has_tail = false;
     if (context->run.recordable)
         pad(context);
     size_t T = (size_t)context->run.rows;
     size_t B = (size_t)(context->run.recordable ? context->run.rows : context->run.n_sequences);
+    size_t N = (size_t)(context->run.has_tail ? context->run.rows : context->run.n_logits);
     batch->n_tokens = (int32_t)T;
     batch->n_sequences = (int32_t)B;
     batch->page_stride = (batch->max_length + RONDO_CHUNK - 1) / RONDO_CHUNK;
-    struct layout layout = lay_out(T, B, (size_t)batch->page_stride, (size_t)context->run.n_logits);
-    pack(context, &layout, T, B);
+    struct layout layout = lay_out(T, B, (size_t)batch->page_stride, N);
+    pack(context, &layout, T, B, N);
     char *memory = context->batch_memory;
     batch->sequences = (const struct rondo_batch_sequence *)(memory + layout.sequences);
     batch->page_table = (const int32_t *)(memory + layout.page_table);
@@ -198,6 +217,11 @@ void rondo_run_upload(struct rondo_context *context)
     context->device->write(context->device, memory, context->run.packed, layout.size);
     rondo_plan_set_rows(plan, 0, plan->layer_first[plan->config->num_hidden_layers],
                         context->run.rows, 0);
+}
+
+void rondo_run_upload(struct rondo_context *context)
+{
+    upload(context, false);
 }
 
 /* ---- steps --------------------------------------------------------------------------------------- */
@@ -255,13 +279,14 @@ void rondo_run_steps(struct rondo_context *context, int32_t first, int32_t end)
     }
 }
 
-/* The entry of the run's class; when all are taken, one of them makes place. */
-static struct rondo_decode_class *find_class(struct rondo_context *context)
+/* The entry of these parts of the run's class; when all are taken, one of them makes place. */
+static struct rondo_decode_class *find_class(struct rondo_context *context, unsigned parts)
 {
     const struct rondo_batch *batch = &context->plan.batch;
     for (int32_t i = 0; i < context->n_classes; i++) {
         struct rondo_decode_class *class = &context->classes[i];
-        if (class->rows == context->run.rows && class->max_length == batch->max_length)
+        if (class->rows == context->run.rows && class->max_length == batch->max_length &&
+            class->parts == parts)
             return class;
     }
     struct rondo_decode_class *class;
@@ -271,17 +296,29 @@ static struct rondo_decode_class *find_class(struct rondo_context *context)
         class = &context->classes[context->next_class++ % RONDO_DECODE_CLASSES];
         context->device->record_release(context->device, class->recording);
     }
-    *class =
-        (struct rondo_decode_class){.rows = context->run.rows, .max_length = batch->max_length};
+    *class = (struct rondo_decode_class){
+        .rows = context->run.rows, .max_length = batch->max_length, .parts = parts};
     return class;
+}
+
+/* The logits among the parts are of the first slice, whose rows have been set. */
+static void run_ops(struct rondo_context *context, unsigned parts)
+{
+    const struct rondo_plan *plan = &context->plan;
+    int32_t first_of_logits = plan->layer_first[plan->config->num_hidden_layers];
+    if (parts & RONDO_RUN_LAYERS)
+        rondo_run_steps(context, 0, first_of_logits);
+    if (parts & RONDO_RUN_LOGITS)
+        rondo_run_steps(context, first_of_logits, plan->argmax_step);
+    rondo_sampling_run(context, 0, parts);
 }
 
 /* The first run of a class calls the ops, so that whatever they set up once is there when the second records
  * them. */
-static bool replay_layers(struct rondo_context *context, int32_t end)
+static bool replay(struct rondo_context *context, unsigned parts)
 {
     struct rondo_device *device = context->device;
-    struct rondo_decode_class *class = find_class(context);
+    struct rondo_decode_class *class = find_class(context, parts);
     if (class->recording) {
         if (device->replay(device, class->recording))
             return true;
@@ -294,7 +331,7 @@ static bool replay_layers(struct rondo_context *context, int32_t end)
         return false;
     }
     if (device->record_begin(device)) {
-        rondo_run_steps(context, 0, end);
+        run_ops(context, parts);
         class->recording = device->record_end(device);
     }
     if (!class->recording) {
@@ -307,11 +344,65 @@ static bool replay_layers(struct rondo_context *context, int32_t end)
     return device->replay(device, class->recording);
 }
 
-void rondo_run_layers(struct rondo_context *context)
+static void run_parts(struct rondo_context *context, unsigned parts)
 {
-    int32_t end = context->plan.layer_first[context->plan.config->num_hidden_layers];
-    if (!context->run.recordable || !replay_layers(context, end))
-        rondo_run_steps(context, 0, end);
+    if (!context->run.recordable || context->no_recordings || !replay(context, parts))
+        run_ops(context, parts);
+}
+
+static void set_logit_rows(struct rondo_context *context, int32_t first, int32_t rows)
+{
+    struct rondo_plan *plan = &context->plan;
+    int32_t first_of_logits = plan->layer_first[plan->config->num_hidden_layers];
+    plan->steps[first_of_logits].args.rmsnorm.rows = plan->logit_row + first;
+    context->run.first_logit = first;
+    rondo_plan_set_rows(plan, first_of_logits, plan->n_steps, context->run.rows, rows);
+}
+
+/* Whether ids that were seen must be found, which takes time where histories are long. */
+static bool finds_seen(const struct rondo_context *context)
+{
+    for (int32_t i = 0; i < context->run.n_logits; i++) {
+        const struct rondo_sampler *sampler = context->run.logit_targets[i].sampler;
+        if (sampler && rondo_sampler_sampling(sampler).penalty != 1.0f)
+            return true;
+    }
+    return false;
+}
+
+/* A run with a tail. Its two halves are one recording, unless the host has to find what was seen: it does so while
+ * the device is at the layers. Arguments of the tail that vary take the bounds of the class. */
+static void run_with_tail(struct rondo_context *context)
+{
+    struct rondo_plan *plan = &context->plan;
+    struct rondo_op_penalize *penalize = &plan->steps[plan->penalize_step].args.penalize;
+    const struct rondo_logit_target *targets = context->run.logit_targets;
+    int32_t n = context->run.n_logits;
+    unsigned parts = RONDO_RUN_LAYERS;
+    if (finds_seen(context)) {
+        run_parts(context, parts);
+        parts = 0;
+    }
+    rondo_sampling_upload(context, n, context->run.rows, targets);
+    parts |= RONDO_RUN_LOGITS | rondo_sampling_parts(context, 0, n, targets);
+    penalize->max_seen = plan->batch.max_length < context->sampling.seen_capacity
+                             ? plan->batch.max_length
+                             : context->sampling.seen_capacity;
+    set_logit_rows(context, 0, context->run.rows);
+    run_parts(context, parts);
+    rondo_sampling_take(context, 0, n, parts, targets);
+}
+
+void rondo_run_batch(struct rondo_context *context)
+{
+    upload(context, context->device->record_begin && !context->no_recordings && !context->timing &&
+                        !context->checks.on);
+    if (context->run.has_tail) {
+        run_with_tail(context);
+    } else {
+        run_parts(context, RONDO_RUN_LAYERS);
+        rondo_run_logits(context, 0, context->run.n_logits, context->run.logit_targets);
+    }
 }
 
 void rondo_run_logits(struct rondo_context *context, int32_t first_row, int32_t n,
@@ -319,22 +410,21 @@ void rondo_run_logits(struct rondo_context *context, int32_t first_row, int32_t 
 {
     struct rondo_plan *plan = &context->plan;
     struct rondo_device *device = context->device;
-    int32_t first = plan->layer_first[plan->config->num_hidden_layers];
     size_t row_size = (size_t)plan->config->vocab_size * sizeof(float);
     const char *logits = plan->values[plan->logits].data;
-    rondo_sampling_upload(context, n, targets);
+    rondo_sampling_upload(context, n, n, targets);
     for (int32_t done = 0; done < n;) {
         int32_t rows = n - done < plan->logit_rows ? n - done : plan->logit_rows;
-        plan->steps[first].args.rmsnorm.rows = plan->logit_row + first_row + done;
-        context->run.first_logit = first_row + done;
-        rondo_plan_set_rows(plan, first, plan->n_steps, context->run.rows, rows);
-        rondo_run_steps(context, first, plan->argmax_step);
+        set_logit_rows(context, first_row + done, rows);
+        run_ops(context, RONDO_RUN_LOGITS);
         for (int32_t i = 0; i < rows; i++) {
             if (targets[done + i].logits)
                 device->read(device, targets[done + i].logits, logits + (size_t)i * row_size,
                              row_size);
         }
-        rondo_sampling_run(context, done, rows, targets + done);
+        unsigned parts = rondo_sampling_parts(context, done, rows, targets + done);
+        rondo_sampling_run(context, done, parts);
+        rondo_sampling_take(context, done, rows, parts, targets + done);
         done += rows;
     }
 }

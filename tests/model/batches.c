@@ -192,22 +192,6 @@ void property_threads(struct lab *lab)
     free(want);
 }
 
-/* What a greedy sampler takes of each row. */
-static void expect_best(struct lab *lab, const char *what, const int32_t *got, const float *logits,
-                        size_t rows)
-{
-    struct rondo_sampler_options options;
-    struct rondo_sampler *sampler;
-    rondo_sampler_defaults(&options);
-    MUST(lab, sampler = rondo_sampler_create((int32_t)lab->vocab_size, &options, &error));
-    for (size_t i = 0; i < rows; i++) {
-        int32_t want = rondo_sampler_pick(sampler, logits + i * lab->vocab_size, NULL, 0);
-        EXPECT(got[i] == want, "%s: %s: row %zu: got %d, want %d; seed %ju", lab->name, what, i,
-               got[i], want, (uintmax_t)lab->seed);
-    }
-    rondo_sampler_destroy(sampler);
-}
-
 /* Three sessions in one run: one wants logits, one ids, one both. More rows than a slice of logits has. */
 void property_best(struct lab *lab)
 {
@@ -235,12 +219,12 @@ void property_best(struct lab *lab)
     MUST(lab, !rondo_context_run(context, items, 3, &error));
     lab_compare(lab, "logits beside ids", got[0], want[0], N);
     lab_compare(lab, "logits with ids", got[2], want[2], N);
-    expect_best(lab, "ids alone", best[1], want[1], N);
-    expect_best(lab, "ids with logits", best[2], want[2], N);
+    lab_compare_best(lab, "ids alone", best[1], want[1], N);
+    lab_compare_best(lab, "ids with logits", best[2], want[2], N);
     rondo_session_truncate(sessions[1], 0);
     items[1].logits = RONDO_LOGITS_LAST;
     MUST(lab, !rondo_context_run(context, &items[1], 1, &error));
-    expect_best(lab, "id of the last row", best[1], want[1] + (N - 1) * lab->vocab_size, 1);
+    lab_compare_best(lab, "id of the last row", best[1], want[1] + (N - 1) * lab->vocab_size, 1);
     for (int i = 0; i < 3; i++) {
         rondo_session_destroy(sessions[i]);
         free(want[i]);
@@ -312,7 +296,7 @@ void property_sampled(struct lab *lab)
         EXPECT(rondo_sampler_rows_read(samplers[i]) == read[i], "%s: session %d: %d rows read",
                lab->name, i, (int)rondo_sampler_rows_read(samplers[i]));
         if (i == 0)
-            expect_best(lab, "ids beside picks", best, logits, N);
+            lab_compare_best(lab, "ids beside picks", best, logits, N);
         if (i == 2)
             lab_compare(lab, "logits beside picks", beside, last, ROUNDS);
         struct rondo_sampler *on_host = rondo_sampler_create((int32_t)V, &ways[i], NULL);

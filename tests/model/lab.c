@@ -82,3 +82,18 @@ void lab_compare(struct lab *lab, const char *what, const float *got, const floa
            lab->name, rondo_mode_name(lab->mode), lab->property, lab->seed, what,
            i / lab->vocab_size, i % lab->vocab_size, (double)got[i], (double)want[i]);
 }
+
+void lab_compare_best(struct lab *lab, const char *what, const int32_t *got, const float *logits,
+                      size_t rows)
+{
+    struct rondo_sampler_options options;
+    struct rondo_sampler *sampler;
+    rondo_sampler_defaults(&options);
+    MUST(lab, sampler = rondo_sampler_create((int32_t)lab->vocab_size, &options, &error));
+    for (size_t i = 0; i < rows; i++) {
+        int32_t want = rondo_sampler_pick(sampler, logits + i * lab->vocab_size, NULL, 0);
+        EXPECT(got[i] == want, "%s: %s: row %zu: got %d, want %d; seed %ju", lab->name, what, i,
+               got[i], want, (uintmax_t)lab->seed);
+    }
+    rondo_sampler_destroy(sampler);
+}

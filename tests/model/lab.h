@@ -50,4 +50,8 @@ void lab_random_tokens(struct lab *lab, int32_t *tokens, size_t n);
 void lab_compare(struct lab *lab, const char *what, const float *got, const float *want,
                  size_t rows);
 
+/* Expects the ids that a greedy sampler takes of these rows. */
+void lab_compare_best(struct lab *lab, const char *what, const int32_t *got, const float *logits,
+                      size_t rows);
+
 #endif

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TEXT = 72, NODES = 7, SESSIONS = 3, ROUNDS = 4 };
+enum { TEXT = 72, NODES = 7, SESSIONS = 3, ROUNDS = 7, LOGIT_ROUNDS = 4 };
 
 /* A prompt in pieces, across the end of a chunk. */
 static void check_pieces(struct lab *lab, struct rondo_context *context, const int32_t *tokens,
@@ -23,8 +23,8 @@ static void check_pieces(struct lab *lab, struct rondo_context *context, const i
     rondo_session_destroy(session);
 }
 
-/* Sessions at different lengths of the same text decode together, so that each has rows of `want`; where the
- * device records, the later rounds are replayed. */
+/* Sessions at different lengths of the same text decode together, so that each has rows of `want`, then the ids that
+ * are best in them; where the device records, the later rounds of both are replayed. */
 static void check_decoding(struct lab *lab, struct rondo_context *context, const int32_t *tokens,
                            const float *want, float *got)
 {
@@ -36,18 +36,24 @@ static void check_decoding(struct lab *lab, struct rondo_context *context, const
     }
     for (size_t round = 0; round < ROUNDS; round++) {
         struct rondo_run_item items[SESSIONS];
+        int32_t best[SESSIONS];
+        bool ids = round >= LOGIT_ROUNDS;
         for (size_t s = 0; s < SESSIONS; s++)
             items[s] = (struct rondo_run_item){sessions[s],
                                                tokens + lengths[s] + round,
                                                1,
                                                RONDO_LOGITS_LAST,
-                                               got + s * lab->vocab_size,
-                                               NULL,
+                                               ids ? NULL : got + s * lab->vocab_size,
+                                               ids ? &best[s] : NULL,
                                                NULL};
         MUST(lab, !rondo_context_run(context, items, SESSIONS, &error));
-        for (size_t s = 0; s < SESSIONS; s++)
-            lab_compare(lab, "decoding in a batch", got + s * lab->vocab_size,
-                        want + (lengths[s] + round) * lab->vocab_size, 1);
+        for (size_t s = 0; s < SESSIONS; s++) {
+            const float *row = want + (lengths[s] + round) * lab->vocab_size;
+            if (ids)
+                lab_compare_best(lab, "ids of a batch", &best[s], row, 1);
+            else
+                lab_compare(lab, "decoding in a batch", got + s * lab->vocab_size, row, 1);
+        }
     }
     for (size_t s = 0; s < SESSIONS; s++)
         rondo_session_destroy(sessions[s]);

@@ -210,11 +210,74 @@ static int decode(struct rondo_session *session, int n, float *out)
     return status;
 }
 
+/* What one more token takes, by ops that are called and by a recording: the item is run once so, then until it is
+ * replayed. The same ids come of it, by the same kernels. */
+static void expect_calls(const char *what, struct rondo_run_item item,
+                         struct rondo_sampler *sampler, struct rondo_sampler *same, uint64_t calls)
+{
+    struct rondo_context *context = item.session->context;
+    struct rondo_device_counts before, after;
+    uint64_t kernels = 0;
+    int32_t ids[4];
+    size_t length = rondo_session_length(item.session);
+    for (int i = 0; i < 8; i++) {
+        int token = i % 4; /* twice the same four */
+        int32_t id = -1;
+        if (token == 0)
+            MUST(rondo_session_truncate(item.session, length) == length);
+        context->no_recordings = i < 4;
+        item.best = &id;
+        item.sampler = i < 4 ? sampler : same;
+        rondo_device_count(context->device, &before);
+        MUST(!rondo_context_run(context, &item, 1, &error));
+        rondo_device_count(context->device, &after);
+        if (i < 4)
+            ids[token] = id;
+        if (i == 3)
+            kernels = after.kernels - before.kernels;
+        EXPECT(id == ids[token] && id >= 0, "%s: token %d is %d, %d without a recording", what,
+               token, id, ids[token]);
+    }
+    EXPECT(after.submissions - before.submissions == calls, "%s: a token takes %llu calls", what,
+           (unsigned long long)(after.submissions - before.submissions));
+    EXPECT(after.kernels - before.kernels == kernels && kernels > 20,
+           "%s: %llu kernels, %llu without a recording", what,
+           (unsigned long long)(after.kernels - before.kernels), (unsigned long long)kernels);
+}
+
+/* The batch is written, the recording started, what was chosen is read; a sampler's wishes are written too. Where ids
+ * were seen, these are found between the layers' recording and the tail's. */
+static void test_calls(struct rondo_session *session)
+{
+    static const struct {
+        const char *what;
+        struct rondo_sampler_options options;
+        uint64_t calls;
+    } ways[] = {
+        {"greedy", {.top_p = 1, .repetition_penalty = 1}, 3},
+        {"sampled", {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1}, 4},
+        {"penalised", {.temperature = 1, .top_p = 0.9f, .repetition_penalty = 1.2f}, 5},
+        {"greedy again", {.top_p = 1, .repetition_penalty = 1}, 3},
+    };
+    int32_t V = session->context->model->config.vocab_size, token = 1;
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        struct rondo_sampler *samplers[2];
+        for (int j = 0; j < 2; j++)
+            MUST(samplers[j] = rondo_sampler_create(V, &ways[i].options, &error));
+        struct rondo_run_item item = {
+            .session = session, .tokens = &token, .n = 1, .logits = RONDO_LOGITS_LAST};
+        expect_calls(ways[i].what, item, samplers[0], samplers[1], ways[i].calls);
+        for (int j = 0; j < 2; j++) {
+            EXPECT(rondo_sampler_rows_read(samplers[j]) == 0, "%s: it takes the row", ways[i].what);
+            rondo_sampler_destroy(samplers[j]);
+        }
+    }
+}
+
 static void test_recordings(struct rondo_model *model, struct rondo_device *device)
 {
     size_t V = (size_t)model->config.vocab_size;
     float *plain = malloc(V * sizeof *plain), *recorded = malloc(V * sizeof *recorded);
-    struct rondo_device_counts before, after;
     struct rondo_context *context, *larger;
     MUST(context = make(model, device));
     context->no_recordings = true;
@@ -225,31 +288,7 @@ static void test_recordings(struct rondo_model *model, struct rondo_device *devi
     MUST(!decode(session, 6, recorded));
     EXPECT(!memcmp(plain, recorded, V * sizeof *plain), "recorded decoding gives other bits");
     EXPECT(context->n_classes == 1 && context->classes[0].recording, "nothing was recorded");
-
-    rondo_device_count(device, &before);
-    int32_t token = 1;
-    struct rondo_run_item item = {session, &token, 1, RONDO_LOGITS_LAST, recorded, NULL, NULL};
-    MUST(!rondo_context_run(context, &item, 1, &error));
-    rondo_device_count(device, &after);
-    EXPECT(after.submissions - before.submissions <= 6 && after.kernels - before.kernels > 20,
-           "a token takes %llu calls for %llu kernels",
-           (unsigned long long)(after.submissions - before.submissions),
-           (unsigned long long)(after.kernels - before.kernels));
-
-    /* A sampled one: more to write, penalize, the two kernels of candidates, and no row to read. */
-    struct rondo_sampler_options sampling = {
-        .temperature = 1, .top_p = 0.9f, .repetition_penalty = 1.2f};
-    struct rondo_sampler *sampler = rondo_sampler_create((int32_t)V, &sampling, &error);
-    int32_t id = -1;
-    item = (struct rondo_run_item){session, &token, 1, RONDO_LOGITS_LAST, NULL, &id, sampler};
-    before = after;
-    MUST(!rondo_context_run(context, &item, 1, &error));
-    rondo_device_count(device, &after);
-    EXPECT(after.submissions - before.submissions <= 10 && id >= 0,
-           "a sampled token, %d, takes %llu calls", id,
-           (unsigned long long)(after.submissions - before.submissions));
-    EXPECT(rondo_sampler_rows_read(sampler) == 0, "it takes the row");
-    rondo_sampler_destroy(sampler);
+    test_calls(session);
 
     /* A context that needs more workspace moves it. */
     struct rondo_context_options options = {.mode = RONDO_MODE_BF16, .max_batch_tokens = 2048};
@@ -269,6 +308,50 @@ static void test_recordings(struct rondo_model *model, struct rondo_device *devi
     rondo_context_destroy(context);
     free(plain);
     free(recorded);
+}
+
+/* Seventeen sessions, in a class of twenty, take the best, sample and penalise in turn. */
+static void test_padding(struct rondo_model *model, struct rondo_device *device)
+{
+    enum { N = 17, ROUNDS = 4 };
+    struct rondo_context_options options = {
+        .mode = RONDO_MODE_BF16, .max_context = 64, .max_batch_tokens = 32, .max_sessions = 20};
+    int32_t ids[2][ROUNDS][N], token[N];
+    for (int on = 0; on < 2; on++) {
+        struct rondo_sampler *samplers[N];
+        struct rondo_run_item items[N];
+        struct rondo_context *context = rondo_context_create(model, device, &options, &error);
+        MUST(context);
+        context->no_recordings = !on;
+        for (int s = 0; s < N; s++) {
+            struct rondo_sampler_options way = {.top_p = 1, .repetition_penalty = 1, .seed = 8};
+            way.seed += (uint64_t)s;
+            way.temperature = s % 3 ? 1.0f : 0.0f;
+            way.repetition_penalty = s % 3 == 2 ? 2.0f : 1.0f;
+            token[s] = s * 5;
+            MUST(samplers[s] = rondo_sampler_create(model->config.vocab_size, &way, &error));
+            items[s] = (struct rondo_run_item){.session = rondo_session_create(context, &error),
+                                               .tokens = &token[s],
+                                               .n = 1,
+                                               .logits = RONDO_LOGITS_LAST,
+                                               .sampler = samplers[s]};
+        }
+        for (int round = 0; round < ROUNDS; round++) {
+            for (int s = 0; s < N; s++)
+                items[s].best = &ids[on][round][s];
+            MUST(!rondo_context_run(context, items, N, &error));
+        }
+        int recordings = 0;
+        for (int32_t i = 0; i < context->n_classes; i++)
+            recordings += context->classes[i].rows == 20 && context->classes[i].recording;
+        EXPECT(recordings == 2 * on, "%d recordings", recordings);
+        for (int s = 0; s < N; s++) {
+            rondo_session_destroy(items[s].session);
+            rondo_sampler_destroy(samplers[s]);
+        }
+        rondo_context_destroy(context);
+    }
+    EXPECT(!memcmp(ids[0], ids[1], sizeof ids[0]), "padding changes ids");
 }
 
 /* The largest read from the device since it was last set. */
@@ -526,6 +609,7 @@ int main(int argc, char **argv)
     struct rondo_model *model = open_model("base-bf16");
     device = open_device("simt:1");
     test_recordings(model, device);
+    test_padding(model, device);
     rondo_device_close(device);
     rondo_model_close(model);
     test_sampling();
