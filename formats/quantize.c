@@ -49,7 +49,8 @@ struct job {
     int64_t max_columns;
     char *buffers; /* [threads, buffer_size] */
     size_t buffer_size;
-    uint64_t total; /* bytes of the source */
+    bool made, begun; /* by this run: the destination; its state file */
+    uint64_t total;   /* bytes of the source */
     atomic_uint_fast64_t done;
 };
 
@@ -493,7 +494,7 @@ static bool is_empty(const char *directory)
 }
 
 /* The directory is new, empty, or was begun by the same call. */
-static int prepare_destination(const struct job *job, struct rondo_error *error)
+static int prepare_destination(struct job *job, struct rondo_error *error)
 {
     char want[160];
     int length =
@@ -503,15 +504,19 @@ static int prepare_destination(const struct job *job, struct rondo_error *error)
                  job->options->kind == RONDO_QUANTIZATION_BLOCK ? "block" : "row",
                  job->options->lm_head, job->options->power_of_two);
     struct stat from, to;
-    if (mkdir(job->destination, 0777) != 0 && errno != EEXIST)
+    job->made = mkdir(job->destination, 0777) == 0;
+    if (!job->made && errno != EEXIST)
         return rondo_fail(error, RONDO_FAILED, "%s: cannot create the directory: %s",
                           job->destination, strerror(errno));
     if (stat(job->source, &from) == 0 && stat(job->destination, &to) == 0 &&
         from.st_dev == to.st_dev && from.st_ino == to.st_ino)
         return rondo_fail(error, RONDO_FAILED, "%s: source and destination are the same directory",
                           job->destination);
-    if (is_empty(job->destination))
-        return write_bytes(job->destination, STATE_FILE, want, (size_t)length, error);
+    if (is_empty(job->destination)) {
+        int status = write_bytes(job->destination, STATE_FILE, want, (size_t)length, error);
+        job->begun = !status;
+        return status;
+    }
     char *path = rondo_path_join(job->destination, STATE_FILE, error);
     if (!path)
         return RONDO_FAILED;
@@ -528,6 +533,23 @@ static int prepare_destination(const struct job *job, struct rondo_error *error)
     free(got);
     free(path);
     return status;
+}
+
+static void remove_state(const struct job *job)
+{
+    char *path = rondo_path_join(job->destination, STATE_FILE, NULL);
+    if (path)
+        unlink(path);
+    free(path);
+}
+
+/* What this run has begun, of which nothing is written yet. */
+static void leave_destination(const struct job *job)
+{
+    if (job->begun)
+        remove_state(job);
+    if (job->made)
+        rmdir(job->destination);
 }
 
 /* Room for what is not there yet: FP8 takes at most the source's bytes less half of those of the projections. */
@@ -592,14 +614,6 @@ static int write_all(struct job *job, struct rondo_error *error)
     return status;
 }
 
-static void remove_state(const struct job *job)
-{
-    char *path = rondo_path_join(job->destination, STATE_FILE, NULL);
-    if (path)
-        unlink(path);
-    free(path);
-}
-
 int rondo_quantize(const char *source, const char *destination,
                    const struct rondo_quantize_options *options, struct rondo_error *error)
 {
@@ -616,9 +630,11 @@ int rondo_quantize(const char *source, const char *destination,
         job.buffer_size = (size_t)job.max_columns * (4 + 4 + RONDO_BLOCK) + RONDO_BLOCK * 4;
         job.buffer_size = (job.buffer_size + 63) & ~(size_t)63;
         job.buffers = malloc(job.buffer_size * (size_t)job.threads);
-        status = job.buffers ? write_all(&job, error) : fail_memory(&job, error);
+        status = job.buffers ? RONDO_OK : fail_memory(&job, error);
     }
-    if (!status)
+    if (status)
+        leave_destination(&job);
+    else if (!(status = write_all(&job, error)))
         remove_state(&job);
     free(job.buffers);
     free(job.entries);

@@ -80,6 +80,25 @@ expect 1 quantize -m "$work/row" -o "$work/q" --quiet
 one_line
 expect 2 quantize -m "$model" --format rows -o "$work/q"
 says "did you mean row?"
+# Where there is no room for it: nothing is left of what the refused run made, and what was there stays.
+mkdir "$work/disk"
+unshare -rm sh -c '
+    mount -t tmpfs -o size=1m none "$1/disk" || exit 77
+    "$2" quantize -m "$3" -o "$1/disk/new" --quiet >"$1/out" 2>"$1/err"
+    [ $? = 1 ] || exit 2
+    [ -e "$1/disk/new" ] && exit 3
+    mkdir "$1/disk/mine"
+    "$2" quantize -m "$3" -o "$1/disk/mine" --quiet 2>>"$1/err"
+    [ -d "$1/disk/mine" ] && [ -z "$(ls -A "$1/disk/mine")" ] || exit 4
+' sh "$work" "$rondo" "$model" 2>"$work/mount"
+case $? in
+0) [ "$(grep -c 'the disk has too little room' "$work/err")" = 2 ] || fail "quantize: no room: not said" ;;
+2) fail "quantize: no room: not exit code 1" ;;
+3) fail "quantize: no room: its directory is left" ;;
+4) fail "quantize: no room: the directory that was there is not as it was" ;;
+1 | 77 | 127) echo "no tmpfs allowed here: quantize without room was not tested" ;;
+*) fail "quantize: no room: the test did not run" ;;
+esac
 
 # ---- chat -----------------------------------------------------------------------------------------
 expect 0 run -m "$model" --chat 'Hello' -n 12 --session "$work/s"
