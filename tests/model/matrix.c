@@ -1,5 +1,5 @@
 /* Every device against every other and against the float64 reference, on the fixtures, in every mode and, some of them, with keys
- * and values as codes (kv8).
+ * and values as codes (kv8). Variants that are named run in every mode that is wanted.
  *
  * Prints, for each mode and pair of devices, the median and the largest NMSE and the largest KL over the fixtures.
  * What must hold: in mode f32 every device is within NMSE 1e-10 of the reference; in the others the median over
@@ -26,7 +26,7 @@ static const char *const mode_names[N_MODES] = {"f32", "bf16", "fp8", "kv8"};
 static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8,
                                                RONDO_MODE_BF16};
 enum { BF16 = 1, FP8, KV8 };
-/* Fixtures of that mode. */
+/* Fixtures of that mode where none are named. */
 static const char *const kv8_fixtures[] = {"base-bf16",    "ragged-tail",  "no-qk-norm",
                                            "head-dim-128", "softmax-only", "softmax-only-fp8"};
 
@@ -151,12 +151,16 @@ static void check_device(const struct matrix *m, int mode, int i)
            mode_names[mode], most, m->name[0], first_most);
 }
 
-static bool has_mode(const char *fixture, int mode)
+/* Of those that are named, if any is. */
+static bool is_wanted(const char *fixture, int mode, char **variants, int n_variants)
 {
-    bool has = mode != KV8;
-    for (size_t i = 0; !has && i < sizeof kv8_fixtures / sizeof *kv8_fixtures; i++)
-        has = !strcmp(fixture, kv8_fixtures[i]);
-    return has;
+    bool wanted = n_variants == 0 && mode != KV8;
+    for (int i = 0; !wanted && i < n_variants; i++)
+        wanted = !strcmp(fixture, variants[i]);
+    size_t n_kv8 = n_variants == 0 ? sizeof kv8_fixtures / sizeof *kv8_fixtures : 0;
+    for (size_t i = 0; !wanted && i < n_kv8; i++)
+        wanted = !strcmp(fixture, kv8_fixtures[i]);
+    return wanted;
 }
 
 static void run_mode(struct matrix *m, int mode, const char *root, char **variants, int n_variants)
@@ -165,17 +169,14 @@ static void run_mode(struct matrix *m, int mode, const char *root, char **varian
     size_t n_names = fixture_list(root, names);
     m->n_fixtures = 0;
     for (size_t i = 0; i < n_names; i++) {
-        bool wanted = n_variants == 0;
-        for (int j = 0; j < n_variants; j++)
-            wanted = wanted || !strcmp(variants[j], names[i]);
-        if (!wanted || !has_mode(names[i], mode))
+        if (!is_wanted(names[i], mode, variants, n_variants))
             continue;
         struct fixture fixture;
         fixture_open(&fixture, root, names[i]);
         run_fixture(m, &fixture, mode);
         fixture_close(&fixture);
     }
-    EXPECT(m->n_fixtures, "mode %s: no fixtures", mode_names[mode]);
+    EXPECT(m->n_fixtures, "mode %s: no fixtures of these names", mode_names[mode]);
     for (int i = 0; i < m->n_devices && m->n_fixtures; i++) {
         for (int j = 0; j <= i; j++)
             print_row(m, mode, i, j);
