@@ -49,7 +49,7 @@ struct run {
 struct scratch {
     float *x, *scaled, *scale; /* [RONDO_GEMV_ROWS, K...] of a GEMV, see rondo_gemm_input */
     uint8_t *fast;
-    float *spread_x, *spread_scaled; /* [RONDO_GEMV_ROWS, capacity * RONDO_GEMM_SPREAD] */
+    float *spread_x, *spread_scaled; /* [RONDO_GEMV_ROWS, RONDO_GEMM_SPREAD(capacity)] */
     uint32_t *spread_pairs;          /* in the place of spread_x */
     uint32_t *pairs;                 /* [K / 2] */
     float *sums;
@@ -83,7 +83,7 @@ static size_t lay_out(char *base, int64_t max_k, struct scratch *scratch)
 {
     size_t used = 0, k = (size_t)(max_k + RONDO_BLOCK - 1) / RONDO_BLOCK * RONDO_BLOCK,
            rows = RONDO_GEMV_ROWS;
-    size_t spread = rows * k * RONDO_GEMM_SPREAD * sizeof(float);
+    size_t spread = rows * RONDO_GEMM_SPREAD(k) * sizeof(float);
     struct scratch at = {.capacity = (int64_t)k,
                          .sums_stride = MOST_GEMV_ROWS * (int64_t)k / RONDO_BLOCK + 8};
     at.x = take(base, &used, rows * k * sizeof(float));
@@ -289,7 +289,7 @@ static bool spread_pairs(const struct run *run, int64_t rows, int64_t k, struct 
         if (!kernels->pair || !kernels->pair(scratch->x + i * scratch->capacity, k, scratch->pairs))
             return false;
         kernels->spread(scratch->pairs, k / RONDO_BLOCK, RONDO_BLOCK / 2,
-                        scratch->spread_pairs + i * scratch->capacity * RONDO_GEMM_SPREAD);
+                        scratch->spread_pairs + i * RONDO_GEMM_SPREAD(scratch->capacity));
     }
     return true;
 }
@@ -299,7 +299,7 @@ static void spread_rows(const struct run *run, int64_t rows, int64_t k, const fl
 {
     for (int64_t i = 0; i < rows; i++)
         run->kernels->spread((const uint32_t *)(x + i * stride), k / RONDO_BLOCK, RONDO_BLOCK,
-                             (uint32_t *)(to + i * stride * RONDO_GEMM_SPREAD));
+                             (uint32_t *)(to + i * RONDO_GEMM_SPREAD(stride)));
 }
 
 /* x of a job of few rows, in the form that its weight takes. */
@@ -391,7 +391,7 @@ static void run_gemv(const struct run *run, const struct job *job, struct scratc
         .spread_x = scratch->spread_x,
         .spread_scaled = scratch->spread_scaled,
         .spread_pairs = scratch->paired ? scratch->spread_pairs : NULL,
-        .spread_stride = scratch->capacity * RONDO_GEMM_SPREAD,
+        .spread_stride = RONDO_GEMM_SPREAD(scratch->capacity),
         .all_fast = scratch->all_fast,
         .sums = scratch->sums,
         .sums_stride = scratch->sums_stride,
@@ -489,6 +489,14 @@ static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const 
     return next;
 }
 
+/* Of about as many rows each: what is nearest to tile_best and no more than tile_rows. */
+static int64_t count_tiles(const struct rondo_gemm_kernels *kernels, int64_t rows)
+{
+    int64_t least = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    int64_t best = (rows + kernels->tile_best / 2) / kernels->tile_best;
+    return best > least ? best : least;
+}
+
 /* Multiplies the rows with the panel of channels p .. p + depth of output channels from n on. `next` is where the panel
  * that will be wanted after it begins, in rows as far apart. */
 static void multiply_panel(const struct run *run, const struct job *job, struct scratch *scratch,
@@ -498,7 +506,7 @@ static void multiply_panel(const struct run *run, const struct job *job, struct 
     const struct rondo_gemm_kernels *kernels = run->kernels;
     const struct rondo_gemm_weight *weight = &job->weight;
     int64_t blocks = (piece->depth + RONDO_BLOCK - 1) / RONDO_BLOCK;
-    int64_t tiles = (piece->rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    int64_t tiles = count_tiles(kernels, piece->rows);
     int64_t a_stride = piece->depth + INPUT_PAD, pairs_stride = piece->depth / 2 + INPUT_PAD;
     const float *b_scale = weight->scale ? weight->scale + n / RONDO_BLOCK * weight->scale_stride +
                                                (piece->k + p) / RONDO_BLOCK

@@ -3,8 +3,8 @@
  * A product of few rows (GEMV) reads the weight once: tiles of `gemv_rows` output channels, all of K. A
  * product of many rows goes by panels: `columns` output channels by at most RONDO_GEMM_PANEL input channels
  * are widened to f32 and transposed, and every row of x is multiplied with them. A lane of a vector is an output
- * channel, or, in a GEMV whose weight streams, a block of input channels, so that each sum runs over k in the
- * order of core/ops.h. */
+ * channel, or, in a GEMV whose weight streams, a quarter of a block of input channels, so that each sum runs over k
+ * in the order of core/ops.h. */
 #ifndef RONDO_BACKEND_CPU_GEMM_INTERNAL_H
 #define RONDO_BACKEND_CPU_GEMM_INTERNAL_H
 
@@ -17,11 +17,11 @@
 #define RONDO_GEMM_PANEL 256
 /* Weights stream when their rows follow one another without a gap, k is a multiple of this, and n one of
  * gemv_rows. */
-#define RONDO_GEMM_STREAMED (4 * RONDO_BLOCK)
+#define RONDO_GEMM_STREAMED RONDO_BLOCK
 
-/* `spread` writes this many times what it reads at most: vectors have up to 16 lanes, and there are 4 blocks of x or
- * a multiple. */
-#define RONDO_GEMM_SPREAD 4
+/* Dwords that `spread` makes of a row of x at most: vectors of up to four blocks, all of x once in every place of them,
+ * and the seven vectors that follow. */
+#define RONDO_GEMM_SPREAD(k) (4 * (k) + 7 * 4 * RONDO_BLOCK)
 
 /* A weight [n, k] in place: rows of any alignment. Scales per row are the epilogue's. */
 struct rondo_gemm_weight {
@@ -89,6 +89,7 @@ struct rondo_gemm_kernels {
     int gemv_rows; /* output channels of a GEMV tile; divides 128 */
     int columns;   /* output channels of a panel; divides 128 */
     int tile_rows; /* most rows of x of a tile */
+    int tile_best; /* rows of a tile that go best */
 
     /* y[m][0 .. count) = sums of output channels n .. n + count, count <= gemv_rows; y has stride gemv_rows.
      * `next` is the start of the weights that will be wanted after these. */
@@ -97,7 +98,7 @@ struct rondo_gemm_kernels {
     /* The same sums, bit for bit, for gemv_rows output channels of a weight that streams. */
     void (*stream)(const struct rondo_gemm_weight *weight, int64_t n,
                    const struct rondo_gemm_input *input, const uint8_t *next, float *y);
-    /* Lays x out for `stream`; a block has `dwords` dwords, a multiple of 8. */
+    /* Lays x out for `stream`; a block has `dwords` dwords: RONDO_BLOCK, or half as many pairs. */
     void (*spread)(const uint32_t *x, int64_t blocks, int dwords, uint32_t *to);
     /* x as pairs of bf16, the first of the two in the upper half; false when some x is not bf16, or neither 0 nor
      * between 2^-60 and 2^100 in magnitude. `count` is a multiple of RONDO_BLOCK. May be NULL. */

@@ -1,16 +1,21 @@
 /* The GEMM kernels, written once over a vector type. An instruction set's file defines the names below and
  * includes this file; it ends in the table rondo_gemm_kernels_LEVEL.
  *
- *   LANES                  f32 lanes of a vector: output channels
+ *   LANES                  f32 lanes of a vector: output channels, or quarters of LANES / 4 blocks of input channels
  *   CHUNK                  bytes of each row one transposition takes
  *   GROUPS                 vectors of output channels side by side: LANES * GROUPS divides 128
  *   PANEL_GROUPS           vectors of a panel's row; LANES * PANEL_GROUPS divides 128
- *   TILE_ROWS              most rows of a tile: 6 or 14
+ *   TILE_ROWS              most rows of a tile: 6 or 13
+ *   TILE_BEST              rows of a tile that go best
  *   PREFETCH_LOCALITY      of weights that are wanted next, see __builtin_prefetch
  *   vf, vi                 vectors of f32, of bits
- *   vf_load, vf_store, vf_set1, vf_zero, vf_mul, vf_fma
+ *   vf_load, vf_store, vf_set1, vf_zero, vf_add, vf_mul, vf_fma
  *   vi_load, vi_store
  *   transpose              CHUNK bytes of LANES rows -> CHUNK / 4 vectors; lane r of vector q is dword q of row r
+ *   load_quads             16 bytes of each of LANES / 4 places -> 4 lanes each
+ *   transpose4             4 vectors -> 4; dword q of four lanes of vector r becomes dword r of these lanes of vector q
+ *   split_pairs            dwords 0, 2 of every four lanes of a and then of b, and dwords 1, 3
+ *   quads_in_order         lane r of every four lanes, of all in order, for r = 0; then for r = 1 and so on
  *   e4m3_scaled            4 codes of each lane -> 4 vectors of value * 2^-120
  *   e4m3_exact             the same, true values, no denormal on the way
  *   e4m3_normal            as exact, for vectors in which no code has exponent 0
@@ -150,14 +155,26 @@ load_step(const uint8_t *const *row, int64_t offset, int bytes, bool look, struc
             step->fast[p] = !look || !vi_any_zero(least[p]);
 }
 
-/* Continues sum[m][g] over `dwords` dwords of the rows and the channels that belong to them, x[i][0] first. */
-static inline __attribute__((always_inline)) void
-gemv_dwords(const struct step *step, int first, int dwords, const float *x, int64_t x_stride,
-            struct ahead *ahead, int m, enum rondo_dtype dtype, enum form form, vf sum[][GROUPS])
+/* Sums of a tile's quarters: of each quarter, row of x and group of output channels. */
+typedef vf quarter_sums[RONDO_QUARTERS][RONDO_GEMV_ROWS][GROUPS];
+
+/* The quarter that dword `dword` of a step belongs to. */
+static inline int quarter_of(int dword, enum rondo_dtype dtype)
+{
+    return dword * PER_DWORD(dtype) / RONDO_QUARTER_RUN % RONDO_QUARTERS;
+}
+
+/* Continues the sums over `dwords` dwords of the rows and the channels that belong to them, x[i][0] first. */
+static inline __attribute__((always_inline)) void gemv_dwords(const struct step *step, int first,
+                                                              int dwords, const float *x,
+                                                              int64_t x_stride, struct ahead *ahead,
+                                                              int m, enum rondo_dtype dtype,
+                                                              enum form form, quarter_sums quarters)
 {
     const int per = PER_DWORD(dtype);
 #pragma GCC unroll 4
     for (int q = 0; q < dwords; q++) {
+        vf(*sum)[GROUPS] = quarters[quarter_of(first + q, dtype)];
         for (int i = 0; i < ROWS * 2; i += 64)
             ahead_fetch(ahead);
 #pragma GCC unroll 8
@@ -176,8 +193,9 @@ gemv_dwords(const struct step *step, int first, int dwords, const float *x, int6
 /* The same for the last `count` channels of a row, fewer than a dword holds. */
 static inline __attribute__((always_inline)) void
 gemv_last(const struct step *step, int first, int count, const float *x, int64_t x_stride, int m,
-          enum rondo_dtype dtype, vf sum[][GROUPS])
+          enum rondo_dtype dtype, quarter_sums quarters)
 {
+    vf(*sum)[GROUPS] = quarters[quarter_of(first, dtype)];
     for (int g = 0; g < GROUPS; g++) {
         vf w[4];
         unpack(vi_load(&step->bits[g][first]), dtype, FORM_EXACT, w);
@@ -187,10 +205,10 @@ gemv_last(const struct step *step, int first, int count, const float *x, int64_t
     }
 }
 
-/* Continues sum[m][g] over a step; `depth` channels of it are there, from channel k on. */
+/* Continues the sums over a step; `depth` channels of it are there, from channel k on. */
 static inline __attribute__((always_inline)) void
 gemv_step(const struct step *step, int64_t k, int depth, const struct rondo_gemm_input *input,
-          struct ahead *ahead, int m, enum rondo_dtype dtype, vf sum[][GROUPS])
+          struct ahead *ahead, int m, enum rondo_dtype dtype, quarter_sums sum)
 {
     const int per = PER_DWORD(dtype);
     const float *x = input->x + k, *scaled = input->scaled + k;
@@ -234,10 +252,11 @@ static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_g
             total[i][g] = vf_zero();
     for (int64_t first = 0; first < weight->k; first += RONDO_BLOCK) {
         int64_t end = first + RONDO_BLOCK < weight->k ? first + RONDO_BLOCK : weight->k;
-        vf sum[RONDO_GEMV_ROWS][GROUPS];
-        for (int i = 0; i < m; i++)
-            for (int g = 0; g < GROUPS; g++)
-                sum[i][g] = vf_zero();
+        quarter_sums sum;
+        for (int j = 0; j < RONDO_QUARTERS; j++)
+            for (int i = 0; i < m; i++)
+                for (int g = 0; g < GROUPS; g++)
+                    sum[j][i][g] = vf_zero();
         for (int64_t k = first; k < end; k += channels) {
             int depth = end - k < channels ? (int)(end - k) : channels;
             if (k >= run_end) {
@@ -251,9 +270,11 @@ static inline __attribute__((always_inline)) void gemv_tile(const struct rondo_g
             int64_t block = first / RONDO_BLOCK;
             float s = (input->scale ? input->scale[i * input->scale_stride + block] : 1.0f) *
                       (scale ? scale[block] : 1.0f);
-            for (int g = 0; g < GROUPS; g++)
-                total[i][g] =
-                    vf_fma(vf_mul(sum[i][g], vf_set1(input->unscale)), vf_set1(s), total[i][g]);
+            for (int g = 0; g < GROUPS; g++) {
+                vf all =
+                    vf_add(vf_add(sum[0][i][g], sum[1][i][g]), vf_add(sum[2][i][g], sum[3][i][g]));
+                total[i][g] = vf_fma(vf_mul(all, vf_set1(input->unscale)), vf_set1(s), total[i][g]);
+            }
         }
     }
     for (int i = 0; i < m; i++)
@@ -369,8 +390,8 @@ static inline __attribute__((always_inline)) void clear_sums(int m, tile_sums su
 
 /* y += the sums of a block times its scales. */
 static inline __attribute__((always_inline)) void
-add_sums(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale_stride,
-         const float *b_scale, float *y, int64_t y_stride)
+add_block(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale_stride,
+          const float *b_scale, float *y, int64_t y_stride)
 {
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
@@ -384,37 +405,78 @@ add_sums(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale_
     }
 }
 
+/* Sums of a block's quarters that wait: of the first two, of the third. In memory, because a tile's sums fill the
+ * registers. */
+struct quarters {
+    tile_sums first, third;
+};
+
+/* After quarter `quarter` of a block: the sums become those of the whole block with the last one. */
+static inline __attribute__((always_inline)) void
+add_quarter(int m, int quarter, struct quarters *before, tile_sums sum)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int g = 0; g < PANEL_GROUPS; g++) {
+            if (quarter == 0)
+                before->first[i][g] = sum[i][g];
+            else if (quarter == 1)
+                before->first[i][g] = vf_add(before->first[i][g], sum[i][g]);
+            else if (quarter == 2)
+                before->third[i][g] = sum[i][g];
+            else
+                sum[i][g] = vf_add(before->first[i][g], vf_add(before->third[i][g], sum[i][g]));
+        }
+}
+
+/* Continues the sums over one channel. */
+static inline __attribute__((always_inline)) void
+tile_channel(int m, const float *a, int64_t a_stride, const float *b, tile_sums sum)
+{
+    vf w[PANEL_GROUPS];
+#pragma GCC unroll 4
+    for (int g = 0; g < PANEL_GROUPS; g++)
+        w[g] = vf_load(b + g * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        vf x = vf_set1(a[i * a_stride]);
+#pragma GCC unroll 4
+        for (int g = 0; g < PANEL_GROUPS; g++)
+            sum[i][g] = vf_fma(x, w[g], sum[i][g]);
+    }
+}
+
 static inline __attribute__((always_inline)) void
 tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, const float *a_scale,
         int64_t a_scale_stride, const float *b_scale, float *y, int64_t y_stride,
         struct rondo_gemm_fetch *fetch)
 {
+    const int run = RONDO_QUARTER_RUN, stripe = run * RONDO_QUARTERS;
+    struct quarters before;
+    clear_sums(m, before.first);
+    clear_sums(m, before.third);
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         int end = depth - first < RONDO_BLOCK ? depth : first + RONDO_BLOCK;
         tile_sums sum;
-        clear_sums(m, sum);
-        for (int k = first; k < end; k++) {
-            vf w[PANEL_GROUPS];
-            rondo_gemm_fetch_line(fetch);
-#pragma GCC unroll 4
-            for (int g = 0; g < PANEL_GROUPS; g++)
-                w[g] = vf_load(b + k * COLUMNS + g * LANES);
-#pragma GCC unroll 16
-            for (int i = 0; i < m; i++) {
-                vf x = vf_set1(a[i * a_stride + k]);
-#pragma GCC unroll 4
-                for (int g = 0; g < PANEL_GROUPS; g++)
-                    sum[i][g] = vf_fma(x, w[g], sum[i][g]);
-            }
+#pragma GCC unroll 1
+        for (int quarter = 0; quarter < RONDO_QUARTERS; quarter++) {
+            clear_sums(m, sum);
+            for (int k = first + quarter * run; k < end; k += stripe)
+                for (int i = k; i < end && i < k + run; i++) {
+                    rondo_gemm_fetch_line(fetch);
+                    tile_channel(m, a + i, a_stride, b + i * COLUMNS, sum);
+                }
+            add_quarter(m, quarter, &before, sum);
         }
-        add_sums(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
+        add_block(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
     }
 }
 
 /* f(M) for all numbers of rows a tile can have. */
 #define TILES_TO_6(f) f(1) f(2) f(3) f(4) f(5) f(6)
 #if TILE_ROWS > 6
-#define TILES(f) TILES_TO_6(f) f(7) f(8) f(9) f(10) f(11) f(12) f(13) f(14)
+#define TILES(f) TILES_TO_6(f) f(7) f(8) f(9) f(10) f(11) f(12) f(13)
 #else
 #define TILES(f) TILES_TO_6(f)
 #endif
@@ -510,6 +572,7 @@ const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
     .gemv_rows = ROWS,
     .columns = COLUMNS,
     .tile_rows = TILE_ROWS,
+    .tile_best = TILE_BEST,
     .gemv = gemv,
     .spread = spread,
     .panel = panel,

@@ -1,19 +1,23 @@
 /* Products of few rows with weights whose rows follow one another without a gap, written once over the vectors of
  * gemm_kernels.h, which includes this file.
  *
- * The sums of the blocks of RONDO_BLOCK input channels do not depend on each other (core/ops.h), so here a lane
- * of a vector is such a block, of whatever output channel: weights are read in the order in which they lie in
- * memory, as processors fetch ahead best, and come through the first-level cache once. x is spread over the
- * lanes accordingly, once for all tiles. */
+ * The sums of the quarters of the blocks of RONDO_BLOCK input channels do not depend on each other (core/ops.h), so
+ * here four lanes of a vector are the quarters of a block, of whatever output channel: weights are read in the
+ * order in which they lie in memory, as processors fetch ahead best, come through the first-level cache once, and
+ * are in their lanes as they come. x is spread over the lanes accordingly, once for all tiles. */
 
-/* Vectors of blocks taken side by side: as many as four, to hide the latency of additions, while their blocks are no
- * more than 8 KB, because then they are read nearly in order. Measured on a Zen 5: 8 KB of BF16 at a time 32 GB/s,
- * 16 KB 24; 8 KB of E4M3 30 GB/s, 4 KB 25. */
+/* Blocks of a vector. */
+enum { QUADS = LANES / RONDO_QUARTERS };
+/* Vectors of blocks taken side by side, to hide the latency of additions. They divide the blocks of a tile. */
+#define STREAMS_OF(m) ((m) == 1 ? 8 : 4)
+enum { MOST_STREAMS = 8 };
+_Static_assert(QUADS <= 4 && MOST_STREAMS <= 8, "RONDO_GEMM_SPREAD has room for this");
+/* Input channels that a vector takes of a block at a time: a run of each quarter. */
+enum { STRIPE = RONDO_QUARTERS * RONDO_QUARTER_RUN, STRIPES = RONDO_BLOCK / STRIPE };
+#define STRIPE_BYTES(dtype) (STRIPE * 4 / PER_DWORD(dtype))
 #define BLOCK_BYTES(dtype) (RONDO_BLOCK * 4 / PER_DWORD(dtype))
-#define STREAMS_OF(dtype)                                                                          \
-    (LANES * BLOCK_BYTES(dtype) * 4 <= 8192 ? 4 : LANES * BLOCK_BYTES(dtype) * 2 <= 8192 ? 2 : 1)
-/* Bytes from use to the two prefetches of a line, whole steps of a strip. With FAR twice as far E4M3 by pairs was slower. */
-enum { MOST_STREAMS = 4, FAR = 16384, NEAR = 8192 };
+/* Bytes from use to the two prefetches of a line, whole strips. With FAR twice as far E4M3 by pairs was slower. */
+enum { LINE = 64, FAR = 16384, NEAR = 8192 };
 
 /* Tile of output channels n .. n + ROWS as blocks one after the other. */
 struct stream {
@@ -21,12 +25,13 @@ struct stream {
     int64_t bytes;
     int64_t row_blocks, blocks; /* of a row, of the tile */
     int64_t period;             /* vectors of x until lanes meet the same blocks of it again */
+    int64_t vector;             /* of x, below period: the one that the next strip begins with */
 };
 
 static int64_t stream_period(int64_t row_blocks)
 {
     int64_t period = 1;
-    while (period * LANES % row_blocks != 0)
+    while (period * QUADS % row_blocks != 0)
         period++;
     return period;
 }
@@ -45,7 +50,7 @@ static inline struct stream stream_of(const struct rondo_gemm_weight *weight, in
     return stream;
 }
 
-/* What will be wanted: what lies FAR and NEAR bytes ahead of a step of a strip. */
+/* What will be wanted: what lies FAR and NEAR bytes ahead of a strip. */
 struct ahead_of_strip {
     const uint8_t *far, *near;
 };
@@ -64,52 +69,91 @@ static inline struct ahead_of_strip stream_ahead(const struct stream *stream, in
 }
 
 /* Prefetches a line, and the nearer one again: a Zen 5 seems to drop prefetches when too many wait already, and a
- * line that was lost is waited for. For the same reason callers spread these evenly over their work. */
+ * line that was lost is waited for. For the same reason callers spread these evenly over their work, and compilers
+ * are kept from gathering them at its beginning. */
 static inline __attribute__((always_inline)) void fetch_line(struct ahead_of_strip ahead, int line)
 {
-    __builtin_prefetch(ahead.far + line * STEP, 0, PREFETCH_LOCALITY);
-    __builtin_prefetch(ahead.near + line * STEP, 0, PREFETCH_LOCALITY);
+    __builtin_prefetch(ahead.far + line * LINE, 0, PREFETCH_LOCALITY);
+    __builtin_prefetch(ahead.near + line * LINE, 0, PREFETCH_LOCALITY);
+    __asm__ volatile("");
 }
 
-/* The vector of x that stream g of the strip that begins at block `first` meets. */
-static inline int64_t stream_vector(const struct stream *stream, int64_t first, int g)
+/* Prefetches the lines that begin in bytes [first, first + size). */
+static inline __attribute__((always_inline)) void fetch_bytes(struct ahead_of_strip ahead,
+                                                              int first, int size)
 {
-    return stream->period == 1 ? 0 : (first / LANES + g) % stream->period;
+#pragma GCC unroll 8
+    for (int line = (first + LINE - 1) / LINE; line * LINE < first + size; line++)
+        fetch_line(ahead, line);
 }
 
-/* y = totals of the blocks' sums [m][blocks], in order. */
+static inline struct ahead_of_strip further_ahead(struct ahead_of_strip ahead, int bytes)
+{
+    return (struct ahead_of_strip){ahead.far + bytes, ahead.near + bytes};
+}
+
+/* The first vector of x of a strip of `streams`; the others follow it. */
+static inline int64_t stream_vector(struct stream *stream, int streams)
+{
+    int64_t vector = stream->vector;
+    stream->vector += streams;
+    while (stream->vector >= stream->period)
+        stream->vector -= stream->period;
+    return vector;
+}
+
+/* y = totals of the sums [m][blocks], in order. */
 static void stream_fold(const struct stream *stream, const struct rondo_gemm_input *input,
                         const float *scale, float *y)
 {
+    int64_t row_blocks = stream->row_blocks;
     for (int i = 0; i < input->m; i++) {
         const float *x_scale = input->scale ? input->scale + i * input->scale_stride : NULL;
-        for (int r = 0; r < ROWS; r += LANES) {
-            const uint8_t *row[LANES];
-            vf total = vf_zero();
-            for (int l = 0; l < LANES; l++)
-                row[l] = (const uint8_t *)(input->sums + i * input->sums_stride +
-                                           (r + l) * stream->row_blocks);
-            for (int64_t b = 0; b < stream->row_blocks; b += CHUNK_DWORDS) {
-                vi sums[CHUNK_DWORDS];
-                transpose(row, b * 4, sums);
-                for (int q = 0; q < CHUNK_DWORDS && b + q < stream->row_blocks; q++) {
-                    float s = (x_scale ? x_scale[b + q] : 1.0f) * (scale ? scale[b + q] : 1.0f);
-                    total = vf_fma(vf_from_bits(sums[q]), vf_set1(s), total);
+        const float *sums = input->sums + i * input->sums_stride;
+        const uint8_t *row[ROWS];
+        vf total[GROUPS];
+        for (int r = 0; r < ROWS; r++)
+            row[r] = (const uint8_t *)(sums + r * row_blocks);
+        for (int g = 0; g < GROUPS; g++)
+            total[g] = vf_zero();
+        for (int64_t first = 0; first < row_blocks; first += CHUNK_DWORDS) {
+            for (int g = 0; g < GROUPS; g++) {
+                vi chunk[CHUNK_DWORDS];
+                transpose(row + g * LANES, first * 4, chunk);
+                for (int64_t b = first; b < first + CHUNK_DWORDS && b < row_blocks; b++) {
+                    float s = (x_scale ? x_scale[b] : 1.0f) * (scale ? scale[b] : 1.0f);
+                    total[g] =
+                        vf_fma(vf_from_bits(vi_load(chunk + (b - first))), vf_set1(s), total[g]);
                 }
             }
-            vf_store(y + i * ROWS + r, total);
         }
+        for (int g = 0; g < GROUPS; g++)
+            vf_store(y + i * ROWS + g * LANES, total[g]);
     }
 }
 
+/* The sums of neighbouring lanes of a, then of b, of every four lanes. */
+static inline vf add_neighbours(vf a, vf b)
+{
+    vi split[2];
+    split_pairs(vf_bits(a), vf_bits(b), split);
+    return vf_add(vf_from_bits(split[0]), vf_from_bits(split[1]));
+}
+
+/* Adds the quarters of the blocks of a strip that begins at block `first`. */
 static inline __attribute__((always_inline)) void stream_store(const struct rondo_gemm_input *input,
                                                                int64_t first, int m, int streams,
                                                                vf sum[][MOST_STREAMS])
 {
+#pragma GCC unroll 3
     for (int i = 0; i < m; i++)
-        for (int g = 0; g < streams; g++)
-            vf_store(input->sums + i * input->sums_stride + first + g * LANES,
-                     vf_mul(sum[i][g], vf_set1(input->unscale)));
+#pragma GCC unroll 2
+        for (int g = 0; g < streams; g += 4) {
+            vf all = add_neighbours(add_neighbours(sum[i][g], sum[i][g + 1]),
+                                    add_neighbours(sum[i][g + 2], sum[i][g + 3]));
+            vf_store(input->sums + i * input->sums_stride + first + g * QUADS,
+                     vf_mul(quads_in_order(all), vf_set1(input->unscale)));
+        }
 }
 
 static const float *stream_scale(const struct rondo_gemm_weight *weight, int64_t n)
@@ -119,107 +163,125 @@ static const float *stream_scale(const struct rondo_gemm_weight *weight, int64_t
 
 /* ---- any weights ----------------------------------------------------------------------------- */
 
-struct strip {
-    vi bits[MOST_STREAMS][STEP_DWORDS];
-    bool fast[PARTS]; /* as in struct step */
-};
-
-/* A step of a strip: STEP bytes of each of its blocks. Fetches half as many lines as it reads. */
-static inline __attribute__((always_inline)) void load_strip(const uint8_t *at,
-                                                             struct ahead_of_strip ahead, bool look,
-                                                             enum rondo_dtype dtype,
-                                                             struct strip *strip)
+/* A stripe, `offset` bytes into each of QUADS blocks, as it is in memory and with four lanes for each block, lane j of
+ * which has quarter j: STRIPE / 4 vectors, one for each channel of the quarters' runs, or as many of them in one as
+ * a dword holds. */
+static inline __attribute__((always_inline)) int
+load_stripe(const uint8_t *const block[QUADS], int64_t offset, enum rondo_dtype dtype, vi bits[4])
 {
-    enum { CHUNKS = STEP / CHUNK, CHUNK_LINES = LANES / 2 / CHUNKS };
-    const int streams = STREAMS_OF(dtype);
-    vi least[PARTS];
-    for (int p = 0; p < PARTS; p++)
-        least[p] = vi_set1(-1);
-    for (int g = 0; g < streams; g++) {
-        const uint8_t *block[LANES];
-#pragma GCC unroll 16
-        for (int l = 0; l < LANES; l++)
-            block[l] = at + (g * LANES + l) * BLOCK_BYTES(dtype);
+    vi part[4];
+    int parts = STRIPE_BYTES(dtype) / 16;
 #pragma GCC unroll 4
-        for (int i = 0; i < CHUNKS; i++) {
-#pragma GCC unroll 4
-            for (int line = 0; line < CHUNK_LINES; line++)
-                fetch_line(ahead, (g * CHUNKS + i) * CHUNK_LINES + line);
-            transpose(block, i * CHUNK, strip->bits[g] + i * CHUNK_DWORDS);
-        }
-        if (dtype == RONDO_F8_E4M3 && look)
-#pragma GCC unroll 16
-            for (int q = 0; q < STEP_DWORDS; q++)
-                least[q / PART_DWORDS] =
-                    vi_exponents(least[q / PART_DWORDS], vi_load(&strip->bits[g][q]));
-    }
-    for (int p = 0; p < PARTS; p++)
-        strip->fast[p] = dtype == RONDO_F8_E4M3 && (!look || !vi_any_zero(least[p]));
+    for (int i = 0; i < parts; i++)
+        part[i] = load_quads(block, offset + i * 16);
+    if (parts == 1)
+        bits[0] = part[0];
+    else if (parts == 2)
+        split_pairs(part[0], part[1], bits);
+    else
+        transpose4(part, bits);
+    return parts;
 }
 
-/* Continues the sums over part `part` of a step; x[g] is that of the part's first channel. Fetches lines. */
-static inline __attribute__((always_inline)) void
-add_part(const struct strip *strip, int part, struct ahead_of_strip ahead,
-         const float *const x[MOST_STREAMS], int64_t stride, int m, enum rondo_dtype dtype,
-         enum form form, vf sum[][MOST_STREAMS])
+/* Continues the sums over a stripe; x is that of its first channels. */
+static inline __attribute__((always_inline)) void add_stripe(const vi *bits, const float *x,
+                                                             int64_t stride, int m,
+                                                             enum rondo_dtype dtype, enum form form,
+                                                             vf sum[][MOST_STREAMS], int g)
 {
-    const int per = PER_DWORD(dtype), streams = STREAMS_OF(dtype);
-    enum { LINES = LANES / 2 / PARTS }; /* of each stream */
+    const int per = PER_DWORD(dtype);
 #pragma GCC unroll 4
-    for (int q = 0; q < PART_DWORDS; q++)
+    for (int p = 0; p < RONDO_QUARTER_RUN / per; p++) {
+        vf w[4];
+        unpack(bits[p], dtype, form, w);
 #pragma GCC unroll 4
-        for (int g = 0; g < streams; g++) {
-            vf w[4];
-            if (q < LINES)
-                fetch_line(ahead, (LANES / 2 + part * LINES + q) * streams + g);
-            unpack(vi_load(&strip->bits[g][part * PART_DWORDS + q]), dtype, form, w);
-#pragma GCC unroll 4
-            for (int j = 0; j < per; j++)
+        for (int j = 0; j < per; j++)
 #pragma GCC unroll 3
-                for (int i = 0; i < m; i++)
-                    sum[i][g] =
-                        vf_fma(vf_load(x[g] + i * stride + (q * per + j) * LANES), w[j], sum[i][g]);
-        }
+            for (int i = 0; i < m; i++)
+                sum[i][g] =
+                    vf_fma(vf_load(x + i * stride + (p * per + j) * LANES), w[j], sum[i][g]);
+    }
 }
 
-/* A step of a strip of the tile: `offset` bytes into the blocks from block `first` on. */
-static inline __attribute__((always_inline)) void
-add_strip(const struct stream *stream, const struct rondo_gemm_input *input, int64_t first,
-          int offset, int m, enum rondo_dtype dtype, vf sum[][MOST_STREAMS])
+/* Stripe `stripe` of stream g of a strip. */
+static inline __attribute__((always_inline)) void load_stream(const uint8_t *at, int stripe, int g,
+                                                              enum rondo_dtype dtype, vi bits[4])
 {
-    const int per = PER_DWORD(dtype), streams = STREAMS_OF(dtype), lines = streams * LANES;
-    int64_t position = first * BLOCK_BYTES(dtype);
-    struct ahead_of_strip ahead = stream_ahead(stream, position + offset * lines);
-    struct strip strip;
-    load_strip(stream->at + position + offset, ahead, input->avoid_subnormals, dtype, &strip);
-    for (int p = 0; p < PARTS; p++) {
-        const float *x[MOST_STREAMS];
-        bool fast = dtype == RONDO_F8_E4M3 && input->all_fast && strip.fast[p];
-        for (int g = 0; g < streams; g++)
-            x[g] = (fast ? input->spread_scaled : input->spread_x) +
-                   (stream_vector(stream, first, g) * RONDO_BLOCK +
-                    (offset / 4 + p * PART_DWORDS) * per) *
-                       LANES;
-        if (fast)
-            add_part(&strip, p, ahead, x, input->spread_stride, m, dtype, FORM_SCALED, sum);
-        else
-            add_part(&strip, p, ahead, x, input->spread_stride, m, dtype, FORM_EXACT, sum);
+    const uint8_t *block[QUADS];
+    for (int q = 0; q < QUADS; q++)
+        block[q] = at + (g * QUADS + q) * BLOCK_BYTES(dtype);
+    load_stripe(block, stripe * STRIPE_BYTES(dtype), dtype, bits);
+}
+
+/* Continues the sums over stripe `stripe` of a strip whose weights begin at `at` and meet the vectors of x from x on. */
+static inline __attribute__((always_inline)) void
+add_stripes(const uint8_t *at, struct ahead_of_strip ahead, int stripe, const float *x,
+            int64_t stride, int m, enum rondo_dtype dtype, enum form form, vf sum[][MOST_STREAMS])
+{
+    const int streams = STREAMS_OF(m), bytes = QUADS * STRIPE_BYTES(dtype);
+    ahead = further_ahead(ahead, stripe * streams * bytes);
+#pragma GCC unroll 8
+    for (int g = 0; g < streams; g++) {
+        vi bits[4];
+        load_stream(at, stripe, g, dtype, bits);
+        fetch_bytes(ahead, g * bytes, bytes);
+        add_stripe(bits, x + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m, dtype, form, sum,
+                   g);
     }
+}
+
+/* The same of E4M3 with x both as it is and scaled: takes the latter where no code is subnormal or zero. */
+static inline __attribute__((always_inline)) void
+add_stripes_seen(const uint8_t *at, struct ahead_of_strip ahead, int stripe, const float *x,
+                 const float *x_scaled, int64_t stride, int m, vf sum[][MOST_STREAMS])
+{
+    const int streams = STREAMS_OF(m), bytes = QUADS * STRIPE;
+    vi bits[MOST_STREAMS][4], least = vi_set1(-1);
+    ahead = further_ahead(ahead, stripe * streams * bytes);
+#pragma GCC unroll 8
+    for (int g = 0; g < streams; g++) {
+        load_stream(at, stripe, g, RONDO_F8_E4M3, bits[g]);
+        fetch_bytes(ahead, g * bytes, bytes);
+        least = vi_exponents(least, bits[g][0]);
+    }
+    if (!vi_any_zero(least))
+#pragma GCC unroll 8
+        for (int g = 0; g < streams; g++)
+            add_stripe(bits[g], x_scaled + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m,
+                       RONDO_F8_E4M3, FORM_SCALED, sum, g);
+    else
+#pragma GCC unroll 8
+        for (int g = 0; g < streams; g++)
+            add_stripe(bits[g], x + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m,
+                       RONDO_F8_E4M3, FORM_EXACT, sum, g);
 }
 
 static inline __attribute__((always_inline)) void
 stream_tile(const struct rondo_gemm_weight *weight, int64_t n, const struct rondo_gemm_input *input,
             const uint8_t *next, int m, enum rondo_dtype dtype, float *y)
 {
-    const int streams = STREAMS_OF(dtype);
+    const int streams = STREAMS_OF(m);
+    const bool has_scaled = dtype == RONDO_F8_E4M3 && input->all_fast;
     struct stream stream = stream_of(weight, n, next);
-    for (int64_t first = 0; first < stream.blocks; first += streams * LANES) {
+    for (int64_t first = 0; first < stream.blocks; first += streams * QUADS) {
+        int64_t position = first * BLOCK_BYTES(dtype);
+        const uint8_t *at = stream.at + position;
+        struct ahead_of_strip ahead = stream_ahead(&stream, position);
+        int64_t x = stream_vector(&stream, streams) * (RONDO_BLOCK * QUADS);
         vf sum[RONDO_GEMV_ROWS][MOST_STREAMS];
-        for (int i = 0; i < m; i++)
-            for (int g = 0; g < streams; g++)
+        for (int g = 0; g < streams; g++)
+            for (int i = 0; i < m; i++)
                 sum[i][g] = vf_zero();
-        for (int offset = 0; offset < BLOCK_BYTES(dtype); offset += STEP)
-            add_strip(&stream, input, first, offset, m, dtype, sum);
+        const float *exact = input->spread_x + x, *scaled = input->spread_scaled + x;
+        if (has_scaled && input->avoid_subnormals)
+            for (int s = 0; s < STRIPES; s++)
+                add_stripes_seen(at, ahead, s, exact, scaled, input->spread_stride, m, sum);
+        else if (has_scaled)
+            for (int s = 0; s < STRIPES; s++)
+                add_stripes(at, ahead, s, scaled, input->spread_stride, m, dtype, FORM_SCALED, sum);
+        else
+            for (int s = 0; s < STRIPES; s++)
+                add_stripes(at, ahead, s, exact, input->spread_stride, m, dtype, FORM_EXACT, sum);
         stream_store(input, first, m, streams, sum);
     }
     stream_fold(&stream, input, stream_scale(weight, n), y);
@@ -252,18 +314,22 @@ static void stream(const struct rondo_gemm_weight *weight, int64_t n,
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
-/* to[v][i][l] = dword i of block (v * LANES + l) mod row_blocks, for v < period; `from` is [row_blocks][dwords]. */
+/* Vector v of x has its blocks v * QUADS .. modulo row_blocks, stripe after stripe, each as load_stripe gives it: of f32
+ * or, with half as many dwords in a block, of pairs. After a period come those that the streams of a strip that begins
+ * in it can meet. */
 static void spread(const uint32_t *from, int64_t row_blocks, int dwords, uint32_t *to)
 {
-    int64_t period = stream_period(row_blocks);
-    for (int64_t v = 0; v < period; v++) {
-        const uint8_t *row[LANES];
-        for (int l = 0; l < LANES; l++)
-            row[l] = (const uint8_t *)(from + (v * LANES + l) % row_blocks * dwords);
-        for (int i = 0; i < dwords; i += CHUNK_DWORDS) {
-            vi chunk[CHUNK_DWORDS];
-            transpose(row, i * 4, chunk);
-            memcpy(to + (v * dwords + i) * LANES, chunk, sizeof chunk);
+    enum rondo_dtype dtype = dwords == RONDO_BLOCK ? RONDO_F32 : RONDO_BF16;
+    int64_t vectors = stream_period(row_blocks) + MOST_STREAMS - 1;
+    for (int64_t v = 0; v < vectors; v++) {
+        const uint8_t *block[QUADS];
+        for (int q = 0; q < QUADS; q++)
+            block[q] = (const uint8_t *)(from + (v * QUADS + q) % row_blocks * dwords);
+        for (int s = 0; s < STRIPES; s++) {
+            vi bits[4];
+            int parts = load_stripe(block, s * STRIPE_BYTES(dtype), dtype, bits);
+            for (int i = 0; i < parts; i++, to += LANES)
+                vi_store(to, bits[i]);
         }
     }
 }

@@ -1,9 +1,9 @@
 // gemm in exactly the order of core/ops.h, by FMA: for f32 activations, and for pairs of dtypes that have no tensor
 // core path (f16 and f32 weights, quantised x with bf16 weights). Gives the bits of cpu:ref.
 //
-// Slabs of 32 of K of x and W pass through shared memory as f32; a thread holds RowsM x RowsN outputs. The next
-// slab is on its way in registers while this one is used. Two tiles: 64 x 64 with 4 x 4 outputs a thread, and
-// 8 x 32 with one for few rows.
+// Slabs of x and W pass through shared memory as f32: a quarter of a block of K each, that is 32 channels in runs of
+// 4. A thread holds RowsM x RowsN outputs. The next slab is on its way in registers while this one is used. Two
+// tiles: 64 x 64 with 4 x 4 outputs a thread, and 8 x 32 with one for few rows.
 //
 // Version 1. Checked under emulation, never run on a device. Large tile: 8 loads from shared memory for 16 FMA,
 // predicted 40 % of the FMA rate; not made for speed.
@@ -13,7 +13,7 @@
 namespace
 {
 
-constexpr int threads = 256, slab = 32;
+constexpr int threads = 256, slab = RONDO_BLOCK / RONDO_QUARTERS;
 constexpr int loaders = threads / slab; // rows that are loaded at once
 
 template <int TileM, int TileN, int RowsM, int RowsN> struct f32_shape {
@@ -77,11 +77,27 @@ template <class S> struct f32_slab {
     float x[S::x_loads], w[S::w_loads];
 };
 
+// Channel i of quarter j of the block that begins at k0.
+__device__ __forceinline__ int quarter_channel(int k0, int j, int i)
+{
+    constexpr int run = RONDO_QUARTER_RUN;
+    return k0 + (i / run * RONDO_QUARTERS + j) * run + i % run;
+}
+
+// How many channels of the quarter are there in a row of K: the first ones.
+__device__ __forceinline__ int quarter_size(int K, int k0, int j)
+{
+    constexpr int run = RONDO_QUARTER_RUN, stripe = run * RONDO_QUARTERS;
+    int whole = (K - k0) / stripe, rest = (K - k0) % stripe - j * run;
+    return min(slab, whole * run + min(max(rest, 0), run));
+}
+
 template <class S>
 __device__ __forceinline__ void load_slab(const gemm_launch &g, const f32_source<S> &source,
-                                          int weight_dtype, int k0, f32_slab<S> &loaded)
+                                          int weight_dtype, int at, f32_slab<S> &loaded)
 {
-    int k = k0 + (int)threadIdx.x % slab;
+    int k0 = at / RONDO_BLOCK * RONDO_BLOCK;
+    int k = quarter_channel(k0, (at - k0) / slab, (int)threadIdx.x % slab);
 #pragma unroll
     for (int i = 0; i < S::x_loads; i++)
         loaded.x[i] = source.x[i] && k < g.k ? load_value(source.x[i], g.x_dtype, k) : 0.0f;
@@ -104,6 +120,31 @@ __device__ __forceinline__ void multiply(float (&a)[S::rows_m][S::rows_n], const
 #pragma unroll
         for (int j = 0; j < S::rows_n; j++)
             a[i][j] = fmaf(x[i * S::step_m], wide[j], a[i][j]);
+}
+
+// Sums of the outputs of a thread over a quarter of a block, over the first two, and over the third.
+template <class S> struct f32_sums {
+    float a[S::rows_m][S::rows_n], first[S::rows_m][S::rows_n], third[S::rows_m][S::rows_n];
+};
+
+// After quarter j of a block: with the last one, a becomes the sum of all.
+template <class S> __device__ __forceinline__ void add_quarter(f32_sums<S> &sums, int j)
+{
+#pragma unroll
+    for (int m = 0; m < S::rows_m; m++)
+#pragma unroll
+        for (int n = 0; n < S::rows_n; n++) {
+            float &a = sums.a[m][n], &first = sums.first[m][n], &third = sums.third[m][n];
+            if (j == RONDO_QUARTERS - 1) {
+                a = first + (third + a);
+                continue;
+            }
+            if (j == 2)
+                third = a;
+            else
+                first = j == 0 ? a : first + a;
+            a = 0.0f;
+        }
 }
 
 // The end of 128 of K: y = fma(a, scale of x * block scale of W, y).
@@ -141,10 +182,11 @@ __device__ __forceinline__ void sum_tile(const gemm_launch &g, const gemm_tile &
     int weight_dtype = g.part[tile.part].weight_dtype;
     f32_source<S> source;
     f32_slab<S> loaded;
-    float a[S::rows_m][S::rows_n] = {};
+    f32_sums<S> sums = {};
     find_source(g, tile, source);
     load_slab<S>(g, source, weight_dtype, 0, loaded);
-    for (int k0 = 0; k0 < g.k; k0 += slab) {
+    int end = (int)ceil_div(g.k, RONDO_BLOCK) * RONDO_BLOCK;
+    for (int at = 0; at < end; at += slab) {
         __syncthreads(); // all are done with the slab before
 #pragma unroll
         for (int i = 0; i < S::x_loads; i++)
@@ -153,18 +195,21 @@ __device__ __forceinline__ void sum_tile(const gemm_launch &g, const gemm_tile &
         for (int i = 0; i < S::w_loads; i++)
             ws[column * S::w_pitch + row + i * loaders] = loaded.w[i];
         __syncthreads();
-        if (k0 + slab < g.k)
-            load_slab<S>(g, source, weight_dtype, k0 + slab, loaded);
-        if (k0 + slab <= g.k) {
+        if (at + slab < end)
+            load_slab<S>(g, source, weight_dtype, at + slab, loaded);
+        int k0 = at / RONDO_BLOCK * RONDO_BLOCK, quarter = (at - k0) / slab;
+        int size = quarter_size(g.k, k0, quarter);
+        if (size == slab) {
 #pragma unroll 8
             for (int k = 0; k < slab; k++)
-                multiply<S>(a, xs + k * S::x_pitch + m, ws + k * S::w_pitch + n);
+                multiply<S>(sums.a, xs + k * S::x_pitch + m, ws + k * S::w_pitch + n);
         } else { // no product past K: adding 0 turns -0 into 0
-            for (int k = 0; k < g.k - k0; k++)
-                multiply<S>(a, xs + k * S::x_pitch + m, ws + k * S::w_pitch + n);
+            for (int k = 0; k < size; k++)
+                multiply<S>(sums.a, xs + k * S::x_pitch + m, ws + k * S::w_pitch + n);
         }
-        if ((k0 + slab) % RONDO_BLOCK == 0 || k0 + slab >= g.k)
-            promote<S>(g, tile, k0 / RONDO_BLOCK, m, n, a, y);
+        add_quarter<S>(sums, quarter);
+        if (quarter == RONDO_QUARTERS - 1)
+            promote<S>(g, tile, k0 / RONDO_BLOCK, m, n, sums.a, y);
     }
 }
 

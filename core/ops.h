@@ -23,6 +23,10 @@
 #define RONDO_CHUNK 64
 /* Positions of a segment of softmax attention; partial results of segments are merged in order. */
 #define RONDO_SEGMENT 1024
+/* A product sums each block of RONDO_BLOCK channels in quarters: of every RONDO_QUARTERS runs of so many channels,
+ * quarter j has the j-th. */
+#define RONDO_QUARTERS 4
+#define RONDO_QUARTER_RUN 4
 
 struct rondo_device;
 
@@ -131,11 +135,13 @@ struct rondo_op_quantize {
 
 /* out_p = x * W_p^T (+ bias_p), for up to 4 weights that share their input.
  * x may be f32, bf16 or quantised f8_e4m3. W may be f32, bf16, f16, f8_e4m3 with block, row or no scales.
- * Order, for each output: y = 0; for each block of 128 of K in order: a = 0, for k in the block
- * a = fma(x[k], w[k], a) on unscaled values; y = fma(a, s, y), where s is the product of the block's scale
- * of x (1 when x is not quantised) and its weight block scale (1 when there is none). Then y *= row scale
- * when scales are per row; y += bias when there is one; residual: out = out + y, else out = y rounded to
- * out's dtype. NMSE 1e-11 (f32), 1e-5 (bf16 out; and where FP8 tensor cores multiply, which keep about 14 bits
+ * Order, for each output: y = 0; for each block of 128 of K in order: for each of its quarters j = 0 .. 3: a_j = 0, for
+ * the k of the block with k / 4 mod 4 = j, in order, a_j = fma(x[k], w[k], a_j) on unscaled values; then
+ * y = fma((a_0 + a_1) + (a_2 + a_3), s, y), where s is the product of the block's scale of x (1 when x is not
+ * quantised) and its weight block scale (1 when there is none). (Quarters, because so 16 bytes of FP8 are four lanes of
+ * a vector as they lie in memory.)
+ * Then y *= row scale when scales are per row; y += bias when there is one; residual: out = out + y, else out = y
+ * rounded to out's dtype. NMSE 1e-11 (f32), 1e-5 (bf16 out; and where FP8 tensor cores multiply, which keep about 14 bits
  * of a sum: the reason why each block of 128 is added in f32). */
 struct rondo_gemm_part {
     struct rondo_tensor weight; /* [N, K] */

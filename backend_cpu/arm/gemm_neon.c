@@ -9,6 +9,7 @@
 #define GROUPS 8
 #define PANEL_GROUPS 4
 #define TILE_ROWS 6
+#define TILE_BEST 6
 #define PREFETCH_LOCALITY 2
 
 typedef float32x4_t vf;
@@ -18,25 +19,49 @@ typedef uint32x4_t vi;
 #define vf_store vst1q_f32
 #define vf_set1 vdupq_n_f32
 #define vf_zero() vdupq_n_f32(0.0f)
+#define vf_add vaddq_f32
 #define vf_mul vmulq_f32
 #define vf_fma(a, b, c) vfmaq_f32(c, a, b)
 #define vf_from_bits vreinterpretq_f32_u32
+#define vf_bits vreinterpretq_u32_f32
 #define vi_load(from) vld1q_u32((const uint32_t *)(from))
+#define vi_store(to, bits) vst1q_u32((uint32_t *)(to), bits)
 #define vi_set1(value) vdupq_n_u32((uint32_t)(value))
+
+static inline vi load_quads(const uint8_t *const quad[1], int64_t offset)
+{
+    return vreinterpretq_u32_u8(vld1q_u8(quad[0] + offset));
+}
+
+static inline void transpose4(const vi in[4], vi out[4])
+{
+    uint64x2_t a = vreinterpretq_u64_u32(vzip1q_u32(in[0], in[1]));
+    uint64x2_t b = vreinterpretq_u64_u32(vzip2q_u32(in[0], in[1]));
+    uint64x2_t c = vreinterpretq_u64_u32(vzip1q_u32(in[2], in[3]));
+    uint64x2_t d = vreinterpretq_u64_u32(vzip2q_u32(in[2], in[3]));
+    out[0] = vreinterpretq_u32_u64(vzip1q_u64(a, c));
+    out[1] = vreinterpretq_u32_u64(vzip2q_u64(a, c));
+    out[2] = vreinterpretq_u32_u64(vzip1q_u64(b, d));
+    out[3] = vreinterpretq_u32_u64(vzip2q_u64(b, d));
+}
 
 static inline void transpose(const uint8_t *const *row, int64_t offset, vi *to)
 {
-    vi r[4];
+    vi in[4];
     for (int i = 0; i < 4; i++)
-        r[i] = vreinterpretq_u32_u8(vld1q_u8(row[i] + offset));
-    uint64x2_t a = vreinterpretq_u64_u32(vzip1q_u32(r[0], r[1]));
-    uint64x2_t b = vreinterpretq_u64_u32(vzip2q_u32(r[0], r[1]));
-    uint64x2_t c = vreinterpretq_u64_u32(vzip1q_u32(r[2], r[3]));
-    uint64x2_t d = vreinterpretq_u64_u32(vzip2q_u32(r[2], r[3]));
-    to[0] = vreinterpretq_u32_u64(vzip1q_u64(a, c));
-    to[1] = vreinterpretq_u32_u64(vzip2q_u64(a, c));
-    to[2] = vreinterpretq_u32_u64(vzip1q_u64(b, d));
-    to[3] = vreinterpretq_u32_u64(vzip2q_u64(b, d));
+        in[i] = vreinterpretq_u32_u8(vld1q_u8(row[i] + offset));
+    transpose4(in, to);
+}
+
+static inline void split_pairs(vi a, vi b, vi to[2])
+{
+    to[0] = vuzp1q_u32(a, b);
+    to[1] = vuzp2q_u32(a, b);
+}
+
+static inline vf quads_in_order(vf quads)
+{
+    return quads;
 }
 
 static inline void bf16_pair(vi bits, vf to[2])

@@ -32,11 +32,14 @@ static float dot_ref(const struct rondo_tensor *x, int64_t row, const struct ron
     float y = 0.0f;
     for (int64_t first = 0; first < width; first += RONDO_BLOCK) {
         int64_t end = first + RONDO_BLOCK < width ? first + RONDO_BLOCK : width;
-        float a = 0.0f;
-        for (int64_t k = first; k < end; k++)
-            a = fmaf(rondo_load(x_row, x->dtype, (size_t)k),
-                     rondo_load(w_row, weight->dtype, (size_t)k), a);
-        y = fmaf(a, input_scale(x, row, first) * block_scale(weight, n, first), y);
+        float scale = input_scale(x, row, first) * block_scale(weight, n, first);
+        float a[RONDO_QUARTERS] = {0};
+        for (int64_t k = first; k < end; k++) {
+            int64_t j = k / RONDO_QUARTER_RUN % RONDO_QUARTERS;
+            a[j] = fmaf(rondo_load(x_row, x->dtype, (size_t)k),
+                        rondo_load(w_row, weight->dtype, (size_t)k), a[j]);
+        }
+        y = fmaf((a[0] + a[1]) + (a[2] + a[3]), scale, y);
     }
     if (has_row_scales(weight))
         y *= weight->scale[n * weight->scale_stride];

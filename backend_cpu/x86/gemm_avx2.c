@@ -11,6 +11,7 @@
 #endif
 #define PANEL_GROUPS 2
 #define TILE_ROWS 6
+#define TILE_BEST 6
 #ifndef PREFETCH_LOCALITY
 #define PREFETCH_LOCALITY 3
 #endif
@@ -22,10 +23,13 @@ typedef __m256i vi;
 #define vf_store _mm256_storeu_ps
 #define vf_set1 _mm256_set1_ps
 #define vf_zero _mm256_setzero_ps
+#define vf_add _mm256_add_ps
 #define vf_mul _mm256_mul_ps
 #define vf_fma _mm256_fmadd_ps
 #define vf_from_bits _mm256_castsi256_ps
+#define vf_bits _mm256_castps_si256
 #define vi_load(from) _mm256_loadu_si256(from)
+#define vi_store(to, bits) _mm256_storeu_si256((vi *)(to), bits)
 #define vi_set1 _mm256_set1_epi32
 
 static inline vi load_pair(const uint8_t *low, const uint8_t *high)
@@ -34,18 +38,41 @@ static inline vi load_pair(const uint8_t *low, const uint8_t *high)
                                    _mm_loadu_si128((const __m128i *)high), 1);
 }
 
+static inline vi load_quads(const uint8_t *const quad[2], int64_t offset)
+{
+    return load_pair(quad[0] + offset, quad[1] + offset);
+}
+
+static inline void transpose4(const vi in[4], vi out[4])
+{
+    vi a = _mm256_unpacklo_epi32(in[0], in[1]), b = _mm256_unpackhi_epi32(in[0], in[1]);
+    vi c = _mm256_unpacklo_epi32(in[2], in[3]), d = _mm256_unpackhi_epi32(in[2], in[3]);
+    out[0] = _mm256_unpacklo_epi64(a, c);
+    out[1] = _mm256_unpackhi_epi64(a, c);
+    out[2] = _mm256_unpacklo_epi64(b, d);
+    out[3] = _mm256_unpackhi_epi64(b, d);
+}
+
 static inline void transpose(const uint8_t *const *row, int64_t offset, vi *to)
 {
-    vi r0 = load_pair(row[0] + offset, row[4] + offset),
-       r1 = load_pair(row[1] + offset, row[5] + offset);
-    vi r2 = load_pair(row[2] + offset, row[6] + offset),
-       r3 = load_pair(row[3] + offset, row[7] + offset);
-    vi a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
-    vi c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
-    _mm256_storeu_si256(to, _mm256_unpacklo_epi64(a, c));
-    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(a, c));
-    _mm256_storeu_si256(to + 2, _mm256_unpacklo_epi64(b, d));
-    _mm256_storeu_si256(to + 3, _mm256_unpackhi_epi64(b, d));
+    vi in[4], out[4];
+    for (int r = 0; r < 4; r++)
+        in[r] = load_pair(row[r] + offset, row[r + 4] + offset);
+    transpose4(in, out);
+    for (int q = 0; q < 4; q++)
+        vi_store(to + q, out[q]);
+}
+
+static inline void split_pairs(vi a, vi b, vi to[2])
+{
+    vf low = vf_from_bits(a), high = vf_from_bits(b);
+    to[0] = vf_bits(_mm256_shuffle_ps(low, high, 0x88));
+    to[1] = vf_bits(_mm256_shuffle_ps(low, high, 0xdd));
+}
+
+static inline vf quads_in_order(vf quads)
+{
+    return _mm256_permutevar8x32_ps(quads, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 static inline void bf16_pair(vi bits, vf to[2])
@@ -74,12 +101,18 @@ static inline void e4m3_spread(vi odd, vi even, vf to[4])
     to[3] = pair[1];
 }
 
+/* A word that is a code times 16 is the upper half of its number but for the bits 11 to 14, which repeat the sign, and
+ * 0 to 3, in which another code may be. The product does what two
+ * shifts would, on another port. */
 static inline void e4m3_scaled(vi bits, vf to[4])
 {
-    const vi mask = _mm256_set1_epi16((short)0x87f0);
-    vi odd = _mm256_and_si256(_mm256_srai_epi16(bits, 4), mask);
-    vi even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(bits, 8), 4), mask);
-    e4m3_spread(odd, even, to);
+    const vi mask = _mm256_set1_epi32((int)0x87f00000);
+    vi odd = _mm256_srai_epi16(bits, 4);
+    vi even = _mm256_maddubs_epi16(_mm256_set1_epi16(16), bits);
+    to[0] = vf_from_bits(_mm256_and_si256(_mm256_slli_epi32(even, 16), mask));
+    to[1] = vf_from_bits(_mm256_and_si256(_mm256_slli_epi32(odd, 16), mask));
+    to[2] = vf_from_bits(_mm256_and_si256(even, mask));
+    to[3] = vf_from_bits(_mm256_and_si256(odd, mask));
 }
 
 static inline void e4m3_normal(vi bits, vf to[4])

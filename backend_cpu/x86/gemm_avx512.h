@@ -12,7 +12,10 @@
 #define GROUPS 2
 #endif
 #define PANEL_GROUPS 2
-#define TILE_ROWS 14
+#define TILE_ROWS 13
+#ifndef TILE_BEST
+#define TILE_BEST TILE_ROWS
+#endif
 #ifndef PREFETCH_LOCALITY
 #define PREFETCH_LOCALITY 3
 #endif
@@ -24,10 +27,13 @@ typedef __m512i vi;
 #define vf_store _mm512_storeu_ps
 #define vf_set1 _mm512_set1_ps
 #define vf_zero _mm512_setzero_ps
+#define vf_add _mm512_add_ps
 #define vf_mul _mm512_mul_ps
 #define vf_fma _mm512_fmadd_ps
 #define vf_from_bits _mm512_castsi512_ps
+#define vf_bits _mm512_castps_si512
 #define vi_load(from) _mm512_loadu_si512(from)
+#define vi_store(to, bits) _mm512_storeu_si512(to, bits)
 #define vi_set1 _mm512_set1_epi32
 
 static inline void transpose4(const vi in[4], vi out[4])
@@ -38,6 +44,27 @@ static inline void transpose4(const vi in[4], vi out[4])
     out[1] = _mm512_unpackhi_epi64(a, c);
     out[2] = _mm512_unpacklo_epi64(b, d);
     out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+static inline vi load_quads(const uint8_t *const quad[4], int64_t offset)
+{
+    vi all = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(quad[0] + offset)));
+    all = _mm512_inserti32x4(all, _mm_loadu_si128((const __m128i *)(quad[1] + offset)), 1);
+    all = _mm512_inserti32x4(all, _mm_loadu_si128((const __m128i *)(quad[2] + offset)), 2);
+    return _mm512_inserti32x4(all, _mm_loadu_si128((const __m128i *)(quad[3] + offset)), 3);
+}
+
+static inline void split_pairs(vi a, vi b, vi to[2])
+{
+    vf low = vf_from_bits(a), high = vf_from_bits(b);
+    to[0] = vf_bits(_mm512_shuffle_ps(low, high, 0x88));
+    to[1] = vf_bits(_mm512_shuffle_ps(low, high, 0xdd));
+}
+
+static inline vf quads_in_order(vf quads)
+{
+    const vi order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(order, quads);
 }
 
 static inline void transpose(const uint8_t *const *row, int64_t offset, vi *to)
@@ -90,12 +117,17 @@ static inline void e4m3_spread(vi odd, vi even, vf to[4])
     to[3] = pair[1];
 }
 
+/* A word that is a code times 16 is the upper half of its number but for the bits 11 to 14, which repeat the sign, and
+ * 0 to 3, in which another code may be. */
 static inline void e4m3_scaled(vi bits, vf to[4])
 {
-    const vi mask = held(_mm512_set1_epi16((short)0x87f0));
-    vi odd = _mm512_and_si512(_mm512_srai_epi16(bits, 4), mask);
-    vi even = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(bits, 8), 4), mask);
-    e4m3_spread(odd, even, to);
+    const vi mask = held(_mm512_set1_epi32((int)0x87f00000));
+    vi odd = _mm512_srai_epi16(bits, 4);
+    vi even = _mm512_maddubs_epi16(held(_mm512_set1_epi16(16)), bits);
+    to[0] = vf_from_bits(_mm512_and_si512(_mm512_slli_epi32(even, 16), mask));
+    to[1] = vf_from_bits(_mm512_and_si512(_mm512_slli_epi32(odd, 16), mask));
+    to[2] = vf_from_bits(_mm512_and_si512(even, mask));
+    to[3] = vf_from_bits(_mm512_and_si512(odd, mask));
 }
 
 static inline void e4m3_normal(vi bits, vf to[4])

@@ -8,6 +8,7 @@
  * Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
 #define HAS_PAIRS
+#define TILE_BEST 8
 #include "backend_cpu/x86/gemm_avx512.h"
 
 #include "backend_cpu/gemm_kernels.h"
@@ -29,8 +30,8 @@
 #define UPPER(a, c)                                                                                \
     ((c) < 8 ? (uint8_t)(0x3c3c3c3c3b3b3b00u >> 8 * ((c)&7))                                       \
              : (uint8_t)((c) == 0x7f ? 0x7f : 0x3c + ((c) >> 4)))
-/* Byte b of a vector that is made from quarters h and h + 2 of two vectors, h = 0 or 1, and has in each quarter
- * codes 1 and 0 of every dword, then codes 3 and 2. */
+/* Byte b of a vector that is made from parts h and h + 2, of 16 bytes each, of two vectors, h = 0 or 1, and has in each
+ * part codes 1 and 0 of every dword, then codes 3 and 2. */
 #define PLACE(h, b)                                                                                \
     ((b) / 32 * 64 + ((b) / 16 % 2 * 2 + (h)) * 16 + (b) % 8 / 2 * 4 + (b) % 16 / 8 * 2 + 1 -      \
      (b) % 2)
@@ -64,68 +65,45 @@ static inline struct tables load_tables(void)
     };
 }
 
-/* ---- steps ----------------------------------------------------------------------------------- */
+/* ---- stripes --------------------------------------------------------------------------------- */
 
-enum { STREAMS = STREAMS_OF(RONDO_F8_E4M3), STRIP = STREAMS * LANES };
+enum { STREAMS = 4, STRIP = STREAMS * QUADS };
 
-/* Codes of a step of a strip: lane l of dword q of stream g has codes 4q + 1, 4q of its block, and 4q + 3,
- * 4q + 2, where PLACE puts them. */
-typedef vi codes[STEP_DWORDS][STREAMS];
-
-static inline vi load_blocks32(const uint8_t *first, const uint8_t *second)
+/* Stripes stripe .. stripe + 3 of QUADS blocks that follow one another, a line of each: codes 4j + 1, 4j, 4j + 3, 4j + 2
+ * of a block where PLACE puts them for lane j. */
+static inline __attribute__((always_inline)) void
+gather_codes(const uint8_t *at, const struct tables *tables, vi to[4])
 {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first)),
-                              _mm256_loadu_si256((const __m256i *)second), 1);
+    vi line[QUADS], half[4];
+    for (int q = 0; q < QUADS; q++)
+        line[q] = vi_load(at + q * RONDO_BLOCK);
+    for (int q = 0; q < 2; q++) {
+        half[q] = _mm512_shuffle_i32x4(line[2 * q], line[2 * q + 1], 0x44);
+        half[q + 2] = _mm512_shuffle_i32x4(line[2 * q], line[2 * q + 1], 0xee);
+    }
+    for (int s = 0; s < 4; s++)
+        to[s] =
+            _mm512_permutex2var_epi8(half[s / 2 * 2], tables->place[s % 2], half[s / 2 * 2 + 1]);
 }
 
-/* A step of stream g, whose first block's codes begin at `at`; fetches half as many lines as it reads. */
-static inline __attribute__((always_inline)) void gather_codes(const uint8_t *at,
-                                                               struct ahead_of_strip ahead,
-                                                               const struct tables *tables, int g,
-                                                               codes to)
+/* Continues the sums over four stripes of stream g; `pairs` are those of the first. Fetches as many lines. */
+static inline __attribute__((always_inline)) void
+add_dots(const vi codes[4], struct ahead_of_strip ahead, const struct tables *tables,
+         const uint32_t *pairs, int64_t stride, int m, vf sum[][MOST_STREAMS], int g)
 {
-#pragma GCC unroll 2
-    for (int q = 0; q < STEP_DWORDS; q += CHUNK_DWORDS) {
-        vi low[4], high[4], t[4], u[4];
-        const uint8_t *block = at + 4 * q;
 #pragma GCC unroll 4
-        for (int l = 0; l < 4; l++) {
-            fetch_line(ahead, g * LANES / 2 + q / 2 + l);
-            low[l] = load_blocks32(block + l * RONDO_BLOCK, block + (l + 4) * RONDO_BLOCK);
-            high[l] = load_blocks32(block + (l + 8) * RONDO_BLOCK, block + (l + 12) * RONDO_BLOCK);
-        }
-        transpose4(low, t);
-        transpose4(high, u);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
+    for (int s = 0; s < 4; s++) {
+        vi w[2];
+        fetch_line(ahead, s);
+        pairs_of(codes[s], tables, w);
+#pragma GCC unroll 3
+        for (int i = 0; i < m; i++)
 #pragma GCC unroll 2
             for (int h = 0; h < 2; h++)
-                _mm512_store_si512(&to[q + 4 * h + i][g],
-                                   _mm512_permutex2var_epi8(t[i], tables->place[h], u[i]));
+                sum[i][g] =
+                    _mm512_dpbf16_ps(sum[i][g], (__m512bh)w[h],
+                                     (__m512bh)vi_load(pairs + i * stride + (2 * s + h) * LANES));
     }
-}
-
-/* Continues the sums over a step; pairs[g] are those of the step's first channel. Fetches the other lines. */
-static inline __attribute__((always_inline)) void
-add_dots(const codes from, struct ahead_of_strip ahead, const struct tables *tables,
-         const uint32_t *const pairs[STREAMS], int64_t stride, int m, vf sum[][MOST_STREAMS])
-{
-#pragma GCC unroll 16
-    for (int q = 0; q < STEP_DWORDS; q++)
-#pragma GCC unroll 4
-        for (int g = 0; g < STREAMS; g++) {
-            vi w[2];
-            pairs_of(from[q][g], tables, w);
-            if (q % 2 == 0)
-                fetch_line(ahead, STRIP / 2 + q / 2 * STREAMS + g);
-#pragma GCC unroll 3
-            for (int i = 0; i < m; i++)
-#pragma GCC unroll 2
-                for (int h = 0; h < 2; h++)
-                    sum[i][g] = _mm512_dpbf16_ps(
-                        sum[i][g], (__m512bh)w[h],
-                        (__m512bh)vi_load(pairs[g] + i * stride + (2 * q + h) * LANES));
-        }
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
@@ -139,23 +117,24 @@ static inline __attribute__((always_inline)) void dot_tile(const struct rondo_ge
     struct stream stream = stream_of(weight, n, next);
     const struct tables tables = load_tables();
     for (int64_t first = 0; first < stream.blocks; first += STRIP) {
+        int64_t position = first * RONDO_BLOCK;
+        struct ahead_of_strip ahead = stream_ahead(&stream, position);
+        const uint32_t *pairs =
+            input->spread_pairs + stream_vector(&stream, STREAMS) * (RONDO_BLOCK / 2 * QUADS);
         vf sum[RONDO_GEMV_ROWS][MOST_STREAMS];
-        for (int i = 0; i < m; i++)
-            for (int g = 0; g < STREAMS; g++)
+        for (int g = 0; g < STREAMS; g++)
+            for (int i = 0; i < m; i++)
                 sum[i][g] = vf_zero();
-        for (int offset = 0; offset < RONDO_BLOCK; offset += STEP) {
-            int64_t position = first * RONDO_BLOCK;
-            const uint8_t *at = stream.at + position + offset;
-            struct ahead_of_strip ahead = stream_ahead(&stream, position + offset * STRIP);
-            const uint32_t *pairs[STREAMS];
-            _Alignas(64) codes step;
+        for (int half = 0; half < 2; half++)
+#pragma GCC unroll 4
             for (int g = 0; g < STREAMS; g++) {
-                pairs[g] = input->spread_pairs +
-                           (stream_vector(&stream, first, g) * RONDO_BLOCK + offset) / 2 * LANES;
-                gather_codes(at + g * LANES * RONDO_BLOCK, ahead, &tables, g, step);
+                vi codes[4];
+                gather_codes(stream.at + position + g * QUADS * RONDO_BLOCK + half * LINE, &tables,
+                             codes);
+                add_dots(codes, further_ahead(ahead, (half * STREAMS + g) * 4 * LINE), &tables,
+                         pairs + (2 * g + half) * (RONDO_BLOCK / 4 * QUADS), input->spread_stride,
+                         m, sum, g);
             }
-            add_dots(step, ahead, &tables, pairs, input->spread_stride, m, sum);
-        }
         stream_store(input, first, m, STREAMS, sum);
     }
     stream_fold(&stream, input, stream_scale(weight, n), y);
@@ -228,29 +207,47 @@ static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, in
     return wrong == 0;
 }
 
+/* tile_channel, of a pair of channels. */
+static inline __attribute__((always_inline)) void
+tile_pair(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, tile_sums sum)
+{
+    __m512bh w[PANEL_GROUPS];
+#pragma GCC unroll 4
+    for (int g = 0; g < PANEL_GROUPS; g++)
+        w[g] = (__m512bh)vi_load(b + g * LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        __m512bh x = (__m512bh)vi_set1((int)a[i * a_stride]);
+#pragma GCC unroll 4
+        for (int g = 0; g < PANEL_GROUPS; g++)
+            sum[i][g] = _mm512_dpbf16_ps(sum[i][g], x, w[g]);
+    }
+}
+
 static inline __attribute__((always_inline)) void
 dots_of(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth,
         const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
         int64_t y_stride, struct rondo_gemm_fetch *fetch)
 {
+    struct quarters before;
+    clear_sums(m, before.first);
+    clear_sums(m, before.third);
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         tile_sums sum;
-        clear_sums(m, sum);
-        for (int k = first / 2; k < (first + RONDO_BLOCK) / 2; k++) {
-            __m512bh w[PANEL_GROUPS];
-            rondo_gemm_fetch_line(fetch);
-#pragma GCC unroll 4
-            for (int g = 0; g < PANEL_GROUPS; g++)
-                w[g] = (__m512bh)vi_load(b + k * COLUMNS + g * LANES);
-#pragma GCC unroll 16
-            for (int i = 0; i < m; i++) {
-                __m512bh x = (__m512bh)vi_set1((int)a[i * a_stride + k]);
-#pragma GCC unroll 4
-                for (int g = 0; g < PANEL_GROUPS; g++)
-                    sum[i][g] = _mm512_dpbf16_ps(sum[i][g], x, w[g]);
-            }
+#pragma GCC unroll 1
+        for (int quarter = 0; quarter < RONDO_QUARTERS; quarter++) {
+            const int run = RONDO_QUARTER_RUN / 2, stripe = STRIPE / 2;
+            int begin = first / 2 + quarter * run, end = begin + RONDO_BLOCK / 2;
+            clear_sums(m, sum);
+            for (int k = begin; k < end; k += stripe)
+#pragma GCC unroll 2
+                for (int i = k; i < k + run; i++) {
+                    rondo_gemm_fetch_line(fetch);
+                    tile_pair(m, a + i, a_stride, b + i * COLUMNS, sum);
+                }
+            add_quarter(m, quarter, &before, sum);
         }
-        add_sums(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
+        add_block(m, sum, block, a_scale, a_scale_stride, b_scale, y, y_stride);
     }
 }
 
