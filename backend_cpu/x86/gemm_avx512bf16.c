@@ -155,23 +155,38 @@ static void stream_of_pairs(const struct rondo_gemm_weight *weight, int64_t n,
 
 /* ---- many rows ------------------------------------------------------------------------------- */
 
-/* CHUNK bytes of 16 rows, transposed, as pairs: to[i][lane] are channels 2 i and 2 i + 1 of the rows. */
-static inline __attribute__((always_inline)) void
-store_codes(const vi bits[CHUNK_DWORDS], const struct tables *tables, uint32_t *to)
+static inline vi load_rows32(const uint8_t *first, const uint8_t *second, int64_t offset)
 {
-    /* Codes 1 and 0 of the dwords of a quarter, then 3 and 2. */
-    const vi order = held(_mm512_broadcast_i32x4(
-        _mm_setr_epi8(1, 0, 5, 4, 9, 8, 13, 12, 3, 2, 7, 6, 11, 10, 15, 14)));
-#pragma GCC unroll 8
-    for (int q = 0; q < CHUNK_DWORDS; q++) {
-        vi w[2];
-        pairs_of(_mm512_shuffle_epi8(bits[q], order), tables, w);
-        for (int h = 0; h < 2; h++)
-            _mm512_storeu_si512(to + (2 * q + h) * COLUMNS, w[h]);
-    }
+    return _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(first + offset))),
+        _mm256_loadu_si256((const __m256i *)(second + offset)), 1);
 }
 
-/* The same of bf16; the elements that are neither 0 nor from 2^-52 to 2^20. */
+/* CHUNK codes of 16 rows as pairs: to[i][lane] are channels 2 i and 2 i + 1 of the rows. As `transpose`, but the last of
+ * its shuffles puts the codes of a dword in their places, too. */
+static inline __attribute__((always_inline)) void
+store_codes(const uint8_t *const *row, int64_t offset, const struct tables *tables, uint32_t *to)
+{
+    vi low[4], high[4], t[4], u[4];
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        low[r] = load_rows32(row[r], row[r + 4], offset);
+        high[r] = load_rows32(row[r + 8], row[r + 12], offset);
+    }
+    transpose4(low, t);
+    transpose4(high, u);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+            vi w[2];
+            pairs_of(_mm512_permutex2var_epi8(t[q], tables->place[half], u[q]), tables, w);
+            vi_store(to + (2 * (4 * half + q)) * COLUMNS, w[0]);
+            vi_store(to + (2 * (4 * half + q) + 1) * COLUMNS, w[1]);
+        }
+}
+
+/* CHUNK bytes of 16 rows of bf16, transposed, as pairs; the elements that are neither 0 nor from 2^-52 to 2^20. */
 static inline __attribute__((always_inline)) __mmask32 store_bf16(const vi bits[CHUNK_DWORDS],
                                                                   uint32_t *to)
 {
@@ -197,12 +212,14 @@ static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, in
     panel_rows(weight, n, count, row);
     for (int g = 0; g < PANEL_GROUPS; g++)
         for (int i = 0; i < depth; i += channels) {
-            vi bits[CHUNK_DWORDS];
-            transpose(row + g * LANES, (k + i) * size, bits);
-            if (weight->dtype == RONDO_F8_E4M3)
-                store_codes(bits, &tables, to + i / 2 * COLUMNS + g * LANES);
-            else
-                wrong |= store_bf16(bits, to + i / 2 * COLUMNS + g * LANES);
+            uint32_t *at = to + i / 2 * COLUMNS + g * LANES;
+            if (weight->dtype == RONDO_F8_E4M3) {
+                store_codes(row + g * LANES, k + i, &tables, at);
+            } else {
+                vi bits[CHUNK_DWORDS];
+                transpose(row + g * LANES, (k + i) * size, bits);
+                wrong |= store_bf16(bits, at);
+            }
         }
     return wrong == 0;
 }
