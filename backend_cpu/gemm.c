@@ -12,6 +12,8 @@
  * otherwise a thread would wait for the last task of another: a share of what is left. */
 #define GEMV_TASK_BYTES (512 << 10)
 #define GEMV_TASK_SHARE 4 /* a thread takes one part in so many of its part of what is left */
+/* Of the weights of a thread's first task that are asked for before anything else. */
+#define FIRST_BYTES 4096
 /* Rows and columns of the block of outputs a thread accumulates, and widened elements of x beside it. */
 #define BLOCK_ROWS 256
 #define BLOCK_COLUMNS 256
@@ -281,12 +283,34 @@ static void scale_input(int64_t rows, int64_t k, struct scratch *scratch)
     }
 }
 
-/* Whether all rows of x could be spread as pairs. */
-static bool spread_pairs(const struct run *run, int64_t rows, int64_t k, struct scratch *scratch)
+static const void *job_row(const struct run *run, const struct job *job, int64_t i)
+{
+    return rondo_tensor_row(run->x, input_row(run, job->first_row + i));
+}
+
+/* x of the job as f32, as rondo_gemm_input has it. */
+static void widen_input(const struct run *run, const struct job *job, float unscale,
+                        struct scratch *scratch)
+{
+    for (int64_t i = 0; i < job->rows; i++) {
+        float *x = scratch->x + i * scratch->capacity;
+        run->kernels->widen(job_row(run, job, i), run->x->dtype, 0, job->weight.k, x);
+        if (unscale != 1.0f)
+            for (int64_t k = 0; k < job->weight.k; k++)
+                x[k] *= 1.0f / unscale;
+    }
+}
+
+/* Whether all rows of x of the job could be spread as pairs. Those that are not bf16 have been widened. */
+static bool spread_pairs(const struct run *run, const struct job *job, struct scratch *scratch)
 {
     const struct rondo_gemm_kernels *kernels = run->kernels;
-    for (int64_t i = 0; i < rows; i++) {
-        if (!kernels->pair || !kernels->pair(scratch->x + i * scratch->capacity, k, scratch->pairs))
+    int64_t k = job->weight.k;
+    for (int64_t i = 0; i < job->rows; i++) {
+        bool paired = run->x->dtype == RONDO_BF16
+                          ? kernels->pair_bf16(job_row(run, job, i), k, scratch->pairs)
+                          : kernels->pair(scratch->x + i * scratch->capacity, k, scratch->pairs);
+        if (!paired)
             return false;
         kernels->spread(scratch->pairs, k / RONDO_BLOCK, RONDO_BLOCK / 2,
                         scratch->spread_pairs + i * RONDO_GEMM_SPREAD(scratch->capacity));
@@ -315,19 +339,19 @@ static void load_input(const struct run *run, const struct job *job, struct scra
     if (same)
         return;
     for (int i = 0; i < job->rows; i++) {
-        int64_t row = input_row(run, job->first_row + i);
-        float *x = scratch->x + i * capacity;
-        scratch->held[i] = row;
-        run->kernels->widen(rondo_tensor_row(run->x, row), run->x->dtype, 0, k, x);
-        if (unscale != 1.0f)
-            for (int64_t j = 0; j < k; j++)
-                x[j] *= 1.0f / unscale;
+        int64_t row = scratch->held[i] = input_row(run, job->first_row + i);
         if (run->x->scale)
             memcpy(scratch->scale + i * (capacity / RONDO_BLOCK),
                    run->x->scale + row * run->x->scale_stride,
                    (size_t)((k + RONDO_BLOCK - 1) / RONDO_BLOCK) * sizeof(float));
     }
-    scratch->paired = job->streams && e4m3 && spread_pairs(run, job->rows, k, scratch);
+    bool pairs = job->streams && e4m3 && run->kernels->pair;
+    bool as_it_is = pairs && run->x->dtype == RONDO_BF16; /* needs no f32 on the way */
+    if (!as_it_is)
+        widen_input(run, job, unscale, scratch);
+    scratch->paired = pairs && spread_pairs(run, job, scratch);
+    if (as_it_is && !scratch->paired)
+        widen_input(run, job, unscale, scratch);
     if (e4m3 && !scratch->paired)
         scale_input(job->rows, k, scratch);
     if (job->streams && !scratch->paired) {
@@ -423,7 +447,7 @@ struct piece {
 static const void *piece_row(const struct run *run, const struct job *job,
                              const struct piece *piece, int64_t i)
 {
-    return rondo_tensor_row(run->x, input_row(run, job->first_row + piece->row + i));
+    return job_row(run, job, piece->row + i);
 }
 
 static void widen_rows(const struct run *run, const struct job *job, struct scratch *scratch,
@@ -576,6 +600,16 @@ static void run_panels(const struct run *run, const struct job *job, struct scra
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
+/* Asks for the first weights of a thread's first task: they come while x is made ready. */
+static void fetch_first(const struct cursor *cursor)
+{
+    const struct rondo_gemm_weight *weight = &cursor->job.weight;
+    const uint8_t *first = weight_at(weight, cursor->first, 0);
+    int64_t bytes = min64((cursor->end - cursor->first) * weight->row_bytes, FIRST_BYTES);
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(first + i);
+}
+
 /* A task is claimed before the one ahead of it is run, so that its weights can be fetched meanwhile. */
 static void run_tasks(void *user, int thread, int threads)
 {
@@ -585,6 +619,8 @@ static void run_tasks(void *user, int thread, int threads)
     lay_out(run->cpu->workspace + run->thread_size * (size_t)thread, rondo_tensor_columns(run->x),
             &scratch);
     bool more = seek(run, &now, rondo_pool_next(run->cpu->pool));
+    if (more)
+        fetch_first(&now);
     while (more) {
         next = now;
         more = seek(run, &next, rondo_pool_next(run->cpu->pool));

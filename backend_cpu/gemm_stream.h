@@ -10,7 +10,7 @@
 enum { QUADS = LANES / RONDO_QUARTERS };
 /* Vectors of blocks taken side by side, to hide the latency of additions. They divide the blocks of a tile. */
 #define STREAMS_OF(m) ((m) == 1 ? 8 : 4)
-enum { MOST_STREAMS = 8 };
+enum { MOST_STREAMS = 8, PAIR_STREAMS = 4 };
 _Static_assert(QUADS <= 4 && MOST_STREAMS <= 8, "RONDO_GEMM_SPREAD has room for this");
 /* Input channels that a vector takes of a block at a time: a run of each quarter. */
 enum { STRIPE = RONDO_QUARTERS * RONDO_QUARTER_RUN, STRIPES = RONDO_BLOCK / STRIPE };
@@ -320,7 +320,10 @@ static void stream(const struct rondo_gemm_weight *weight, int64_t n,
 static void spread(const uint32_t *from, int64_t row_blocks, int dwords, uint32_t *to)
 {
     enum rondo_dtype dtype = dwords == RONDO_BLOCK ? RONDO_F32 : RONDO_BF16;
-    int64_t vectors = stream_period(row_blocks) + MOST_STREAMS - 1;
+    const int streams = dwords == RONDO_BLOCK ? MOST_STREAMS : PAIR_STREAMS;
+    int64_t vectors = stream_period(row_blocks);
+    if (vectors % streams != 0)
+        vectors += streams - 1;
     for (int64_t v = 0; v < vectors; v++) {
         const uint8_t *block[QUADS];
         for (int q = 0; q < QUADS; q++)

@@ -67,7 +67,7 @@ static inline struct tables load_tables(void)
 
 /* ---- stripes --------------------------------------------------------------------------------- */
 
-enum { STREAMS = 4, STRIP = STREAMS * QUADS };
+enum { STREAMS = PAIR_STREAMS, STRIP = STREAMS * QUADS };
 
 /* Stripes stripe .. stripe + 3 of QUADS blocks that follow one another, a line of each: codes 4j + 1, 4j, 4j + 3, 4j + 2
  * of a block where PLACE puts them for lane j. */
