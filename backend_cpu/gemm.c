@@ -513,11 +513,11 @@ static const uint8_t *after_panel(const struct rondo_gemm_weight *weight, const 
     return next;
 }
 
-/* Of about as many rows each: what is nearest to tile_best and no more than tile_rows. */
+/* How many tiles rows are cut into, evenly: near tile_usual rows each, never above tile_rows. */
 static int64_t count_tiles(const struct rondo_gemm_kernels *kernels, int64_t rows)
 {
     int64_t least = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
-    int64_t best = (rows + kernels->tile_best / 2) / kernels->tile_best;
+    int64_t best = (rows + kernels->tile_usual / 2) / kernels->tile_usual;
     return best > least ? best : least;
 }
 

@@ -86,10 +86,10 @@ rondo_gemm_fetch_line(struct rondo_gemm_fetch *fetch)
 }
 
 struct rondo_gemm_kernels {
-    int gemv_rows; /* output channels of a GEMV tile; divides 128 */
-    int columns;   /* output channels of a panel; divides 128 */
-    int tile_rows; /* most rows of x of a tile */
-    int tile_best; /* rows of a tile that go best */
+    int gemv_rows;  /* output channels of a GEMV tile; divides 128 */
+    int columns;    /* output channels of a panel; divides 128 */
+    int tile_rows;  /* most rows of x of a tile */
+    int tile_usual; /* rows that most tiles are given */
 
     /* y[m][0 .. count) = sums of output channels n .. n + count, count <= gemv_rows; y has stride gemv_rows.
      * `next` is the start of the weights that will be wanted after these. */

@@ -3,10 +3,10 @@
  *
  *   LANES                  f32 lanes of a vector: output channels, or quarters of LANES / 4 blocks of input channels
  *   CHUNK                  bytes of each row one transposition takes
- *   GROUPS                 vectors of output channels side by side: LANES * GROUPS divides 128
+ *   GROUPS                 vectors of output channels side by side, an even number: LANES * GROUPS divides 128
  *   PANEL_GROUPS           vectors of a panel's row; LANES * PANEL_GROUPS divides 128
  *   TILE_ROWS              most rows of a tile: 6 or 13
- *   TILE_BEST              rows of a tile that go best
+ *   TILE_USUAL             rows that most tiles are given
  *   PREFETCH_LOCALITY      of weights that are wanted next, see __builtin_prefetch
  *   vf, vi                 vectors of f32, of bits
  *   vf_load, vf_store, vf_set1, vf_zero, vf_add, vf_mul, vf_fma
@@ -407,26 +407,26 @@ add_block(int m, tile_sums sum, int block, const float *a_scale, int64_t a_scale
 
 /* Sums of a block's quarters that wait: of the first two, of the third. In memory, because a tile's sums fill the
  * registers. */
-struct quarters {
-    tile_sums first, third;
+struct waiting {
+    tile_sums first_two, third;
 };
 
 /* After quarter `quarter` of a block: the sums become those of the whole block with the last one. */
-static inline __attribute__((always_inline)) void
-add_quarter(int m, int quarter, struct quarters *before, tile_sums sum)
+static inline __attribute__((always_inline)) void add_quarter(int m, int quarter,
+                                                              struct waiting *before, tile_sums sum)
 {
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
         for (int g = 0; g < PANEL_GROUPS; g++) {
             if (quarter == 0)
-                before->first[i][g] = sum[i][g];
+                before->first_two[i][g] = sum[i][g];
             else if (quarter == 1)
-                before->first[i][g] = vf_add(before->first[i][g], sum[i][g]);
+                before->first_two[i][g] = vf_add(before->first_two[i][g], sum[i][g]);
             else if (quarter == 2)
                 before->third[i][g] = sum[i][g];
             else
-                sum[i][g] = vf_add(before->first[i][g], vf_add(before->third[i][g], sum[i][g]));
+                sum[i][g] = vf_add(before->first_two[i][g], vf_add(before->third[i][g], sum[i][g]));
         }
 }
 
@@ -453,8 +453,8 @@ tile_of(int m, const float *a, int64_t a_stride, const float *b, int depth, cons
         struct rondo_gemm_fetch *fetch)
 {
     const int run = RONDO_QUARTER_RUN, stripe = run * RONDO_QUARTERS;
-    struct quarters before;
-    clear_sums(m, before.first);
+    struct waiting before;
+    clear_sums(m, before.first_two);
     clear_sums(m, before.third);
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         int end = depth - first < RONDO_BLOCK ? depth : first + RONDO_BLOCK;
@@ -572,7 +572,7 @@ const struct rondo_gemm_kernels KERNELS_OF(LEVEL) = {
     .gemv_rows = ROWS,
     .columns = COLUMNS,
     .tile_rows = TILE_ROWS,
-    .tile_best = TILE_BEST,
+    .tile_usual = TILE_USUAL,
     .gemv = gemv,
     .spread = spread,
     .panel = panel,

@@ -7,16 +7,20 @@
  * are in their lanes as they come. x is spread over the lanes accordingly, once for all tiles. */
 
 /* Blocks of a vector. */
-enum { QUADS = LANES / RONDO_QUARTERS };
-/* Vectors of blocks taken side by side, to hide the latency of additions. They divide the blocks of a tile. */
+enum { VECTOR_BLOCKS = LANES / RONDO_QUARTERS };
+/* Streams: vectors of blocks taken side by side, to hide the latency of additions. Their blocks are a window; windows
+ * divide a tile. */
 #define STREAMS_OF(m) ((m) == 1 ? 8 : 4)
 enum { MOST_STREAMS = 8, PAIR_STREAMS = 4 };
-_Static_assert(QUADS <= 4 && MOST_STREAMS <= 8, "RONDO_GEMM_SPREAD has room for this");
+_Static_assert(VECTOR_BLOCKS <= 4 && MOST_STREAMS <= 8, "RONDO_GEMM_SPREAD has room for this");
+_Static_assert(ROWS % (MOST_STREAMS * VECTOR_BLOCKS) == 0, "windows divide a tile of any K");
+_Static_assert(RONDO_QUARTERS == 4 && RONDO_QUARTER_RUN == 4,
+               "the shuffles of vectors are made for this");
 /* Input channels that a vector takes of a block at a time: a run of each quarter. */
 enum { STRIPE = RONDO_QUARTERS * RONDO_QUARTER_RUN, STRIPES = RONDO_BLOCK / STRIPE };
 #define STRIPE_BYTES(dtype) (STRIPE * 4 / PER_DWORD(dtype))
 #define BLOCK_BYTES(dtype) (RONDO_BLOCK * 4 / PER_DWORD(dtype))
-/* Bytes from use to the two prefetches of a line, whole strips. With FAR twice as far E4M3 by pairs was slower. */
+/* Bytes from use to the two prefetches of a line, whole windows but for f32. With FAR twice as far E4M3 by pairs was slower. */
 enum { LINE = 64, FAR = 16384, NEAR = 8192 };
 
 /* Tile of output channels n .. n + ROWS as blocks one after the other. */
@@ -25,13 +29,13 @@ struct stream {
     int64_t bytes;
     int64_t row_blocks, blocks; /* of a row, of the tile */
     int64_t period;             /* vectors of x until lanes meet the same blocks of it again */
-    int64_t vector;             /* of x, below period: the one that the next strip begins with */
+    int64_t vector;             /* of x, below period: the one that the next window begins with */
 };
 
 static int64_t stream_period(int64_t row_blocks)
 {
     int64_t period = 1;
-    while (period * QUADS % row_blocks != 0)
+    while (period * VECTOR_BLOCKS % row_blocks != 0)
         period++;
     return period;
 }
@@ -50,8 +54,8 @@ static inline struct stream stream_of(const struct rondo_gemm_weight *weight, in
     return stream;
 }
 
-/* What will be wanted: what lies FAR and NEAR bytes ahead of a strip. */
-struct ahead_of_strip {
+/* What will be wanted: what lies FAR and NEAR bytes ahead of a window. */
+struct ahead_of_window {
     const uint8_t *far, *near;
 };
 
@@ -62,16 +66,16 @@ static inline const uint8_t *stream_after(const struct stream *stream, int64_t p
 }
 
 /* `position` bytes into the tile. */
-static inline struct ahead_of_strip stream_ahead(const struct stream *stream, int64_t position)
+static inline struct ahead_of_window stream_ahead(const struct stream *stream, int64_t position)
 {
-    return (struct ahead_of_strip){stream_after(stream, position + FAR),
-                                   stream_after(stream, position + NEAR)};
+    return (struct ahead_of_window){stream_after(stream, position + FAR),
+                                    stream_after(stream, position + NEAR)};
 }
 
 /* Prefetches a line, and the nearer one again: a Zen 5 seems to drop prefetches when too many wait already, and a
  * line that was lost is waited for. For the same reason callers spread these evenly over their work, and compilers
  * are kept from gathering them at its beginning. */
-static inline __attribute__((always_inline)) void fetch_line(struct ahead_of_strip ahead, int line)
+static inline __attribute__((always_inline)) void fetch_line(struct ahead_of_window ahead, int line)
 {
     __builtin_prefetch(ahead.far + line * LINE, 0, PREFETCH_LOCALITY);
     __builtin_prefetch(ahead.near + line * LINE, 0, PREFETCH_LOCALITY);
@@ -79,7 +83,7 @@ static inline __attribute__((always_inline)) void fetch_line(struct ahead_of_str
 }
 
 /* Prefetches the lines that begin in bytes [first, first + size). */
-static inline __attribute__((always_inline)) void fetch_bytes(struct ahead_of_strip ahead,
+static inline __attribute__((always_inline)) void fetch_bytes(struct ahead_of_window ahead,
                                                               int first, int size)
 {
 #pragma GCC unroll 8
@@ -87,12 +91,12 @@ static inline __attribute__((always_inline)) void fetch_bytes(struct ahead_of_st
         fetch_line(ahead, line);
 }
 
-static inline struct ahead_of_strip further_ahead(struct ahead_of_strip ahead, int bytes)
+static inline struct ahead_of_window further_ahead(struct ahead_of_window ahead, int bytes)
 {
-    return (struct ahead_of_strip){ahead.far + bytes, ahead.near + bytes};
+    return (struct ahead_of_window){ahead.far + bytes, ahead.near + bytes};
 }
 
-/* The first vector of x of a strip of `streams`; the others follow it. */
+/* The first vector of x of a window of `streams`; the others follow it. */
 static inline int64_t stream_vector(struct stream *stream, int streams)
 {
     int64_t vector = stream->vector;
@@ -140,7 +144,7 @@ static inline vf add_neighbours(vf a, vf b)
     return vf_add(vf_from_bits(split[0]), vf_from_bits(split[1]));
 }
 
-/* Adds the quarters of the blocks of a strip that begins at block `first`. */
+/* Adds the quarters of the blocks of a window that begins at block `first`. */
 static inline __attribute__((always_inline)) void stream_store(const struct rondo_gemm_input *input,
                                                                int64_t first, int m, int streams,
                                                                vf sum[][MOST_STREAMS])
@@ -151,7 +155,7 @@ static inline __attribute__((always_inline)) void stream_store(const struct rond
         for (int g = 0; g < streams; g += 4) {
             vf all = add_neighbours(add_neighbours(sum[i][g], sum[i][g + 1]),
                                     add_neighbours(sum[i][g + 2], sum[i][g + 3]));
-            vf_store(input->sums + i * input->sums_stride + first + g * QUADS,
+            vf_store(input->sums + i * input->sums_stride + first + g * VECTOR_BLOCKS,
                      vf_mul(quads_in_order(all), vf_set1(input->unscale)));
         }
 }
@@ -163,11 +167,12 @@ static const float *stream_scale(const struct rondo_gemm_weight *weight, int64_t
 
 /* ---- any weights ----------------------------------------------------------------------------- */
 
-/* A stripe, `offset` bytes into each of QUADS blocks, as it is in memory and with four lanes for each block, lane j of
+/* A stripe, `offset` bytes into each of VECTOR_BLOCKS blocks, as it is in memory and with four lanes for each block, lane j of
  * which has quarter j: STRIPE / 4 vectors, one for each channel of the quarters' runs, or as many of them in one as
  * a dword holds. */
 static inline __attribute__((always_inline)) int
-load_stripe(const uint8_t *const block[QUADS], int64_t offset, enum rondo_dtype dtype, vi bits[4])
+load_stripe(const uint8_t *const block[VECTOR_BLOCKS], int64_t offset, enum rondo_dtype dtype,
+            vi bits[4])
 {
     vi part[4];
     int parts = STRIPE_BYTES(dtype) / 16;
@@ -184,10 +189,9 @@ load_stripe(const uint8_t *const block[QUADS], int64_t offset, enum rondo_dtype 
 }
 
 /* Continues the sums over a stripe; x is that of its first channels. */
-static inline __attribute__((always_inline)) void add_stripe(const vi *bits, const float *x,
-                                                             int64_t stride, int m,
-                                                             enum rondo_dtype dtype, enum form form,
-                                                             vf sum[][MOST_STREAMS], int g)
+static inline __attribute__((always_inline)) void
+multiply_stripe(const vi *bits, const float *x, int64_t stride, int m, enum rondo_dtype dtype,
+                enum form form, vf sum[][MOST_STREAMS], int g)
 {
     const int per = PER_DWORD(dtype);
 #pragma GCC unroll 4
@@ -203,39 +207,39 @@ static inline __attribute__((always_inline)) void add_stripe(const vi *bits, con
     }
 }
 
-/* Stripe `stripe` of stream g of a strip. */
+/* Stripe `stripe` of stream g of a window. */
 static inline __attribute__((always_inline)) void load_stream(const uint8_t *at, int stripe, int g,
                                                               enum rondo_dtype dtype, vi bits[4])
 {
-    const uint8_t *block[QUADS];
-    for (int q = 0; q < QUADS; q++)
-        block[q] = at + (g * QUADS + q) * BLOCK_BYTES(dtype);
+    const uint8_t *block[VECTOR_BLOCKS];
+    for (int q = 0; q < VECTOR_BLOCKS; q++)
+        block[q] = at + (g * VECTOR_BLOCKS + q) * BLOCK_BYTES(dtype);
     load_stripe(block, stripe * STRIPE_BYTES(dtype), dtype, bits);
 }
 
-/* Continues the sums over stripe `stripe` of a strip whose weights begin at `at` and meet the vectors of x from x on. */
+/* Continues the sums over stripe `stripe` of a window whose weights begin at `at` and meet the vectors of x from x on. */
 static inline __attribute__((always_inline)) void
-add_stripes(const uint8_t *at, struct ahead_of_strip ahead, int stripe, const float *x,
-            int64_t stride, int m, enum rondo_dtype dtype, enum form form, vf sum[][MOST_STREAMS])
+add_stripe(const uint8_t *at, struct ahead_of_window ahead, int stripe, const float *x,
+           int64_t stride, int m, enum rondo_dtype dtype, enum form form, vf sum[][MOST_STREAMS])
 {
-    const int streams = STREAMS_OF(m), bytes = QUADS * STRIPE_BYTES(dtype);
+    const int streams = STREAMS_OF(m), bytes = VECTOR_BLOCKS * STRIPE_BYTES(dtype);
     ahead = further_ahead(ahead, stripe * streams * bytes);
 #pragma GCC unroll 8
     for (int g = 0; g < streams; g++) {
         vi bits[4];
         load_stream(at, stripe, g, dtype, bits);
         fetch_bytes(ahead, g * bytes, bytes);
-        add_stripe(bits, x + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m, dtype, form, sum,
-                   g);
+        multiply_stripe(bits, x + (g * STRIPES + stripe) * (STRIPE * VECTOR_BLOCKS), stride, m,
+                        dtype, form, sum, g);
     }
 }
 
 /* The same of E4M3 with x both as it is and scaled: takes the latter where no code is subnormal or zero. */
 static inline __attribute__((always_inline)) void
-add_stripes_seen(const uint8_t *at, struct ahead_of_strip ahead, int stripe, const float *x,
-                 const float *x_scaled, int64_t stride, int m, vf sum[][MOST_STREAMS])
+add_stripe_checked(const uint8_t *at, struct ahead_of_window ahead, int stripe, const float *x,
+                   const float *x_scaled, int64_t stride, int m, vf sum[][MOST_STREAMS])
 {
-    const int streams = STREAMS_OF(m), bytes = QUADS * STRIPE;
+    const int streams = STREAMS_OF(m), bytes = VECTOR_BLOCKS * STRIPE;
     vi bits[MOST_STREAMS][4], least = vi_set1(-1);
     ahead = further_ahead(ahead, stripe * streams * bytes);
 #pragma GCC unroll 8
@@ -247,13 +251,13 @@ add_stripes_seen(const uint8_t *at, struct ahead_of_strip ahead, int stripe, con
     if (!vi_any_zero(least))
 #pragma GCC unroll 8
         for (int g = 0; g < streams; g++)
-            add_stripe(bits[g], x_scaled + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m,
-                       RONDO_F8_E4M3, FORM_SCALED, sum, g);
+            multiply_stripe(bits[g], x_scaled + (g * STRIPES + stripe) * (STRIPE * VECTOR_BLOCKS),
+                            stride, m, RONDO_F8_E4M3, FORM_SCALED, sum, g);
     else
 #pragma GCC unroll 8
         for (int g = 0; g < streams; g++)
-            add_stripe(bits[g], x + (g * STRIPES + stripe) * (STRIPE * QUADS), stride, m,
-                       RONDO_F8_E4M3, FORM_EXACT, sum, g);
+            multiply_stripe(bits[g], x + (g * STRIPES + stripe) * (STRIPE * VECTOR_BLOCKS), stride,
+                            m, RONDO_F8_E4M3, FORM_EXACT, sum, g);
 }
 
 static inline __attribute__((always_inline)) void
@@ -263,11 +267,11 @@ stream_tile(const struct rondo_gemm_weight *weight, int64_t n, const struct rond
     const int streams = STREAMS_OF(m);
     const bool has_scaled = dtype == RONDO_F8_E4M3 && input->all_fast;
     struct stream stream = stream_of(weight, n, next);
-    for (int64_t first = 0; first < stream.blocks; first += streams * QUADS) {
+    for (int64_t first = 0; first < stream.blocks; first += streams * VECTOR_BLOCKS) {
         int64_t position = first * BLOCK_BYTES(dtype);
         const uint8_t *at = stream.at + position;
-        struct ahead_of_strip ahead = stream_ahead(&stream, position);
-        int64_t x = stream_vector(&stream, streams) * (RONDO_BLOCK * QUADS);
+        struct ahead_of_window ahead = stream_ahead(&stream, position);
+        int64_t x = stream_vector(&stream, streams) * (RONDO_BLOCK * VECTOR_BLOCKS);
         vf sum[RONDO_GEMV_ROWS][MOST_STREAMS];
         for (int g = 0; g < streams; g++)
             for (int i = 0; i < m; i++)
@@ -275,13 +279,13 @@ stream_tile(const struct rondo_gemm_weight *weight, int64_t n, const struct rond
         const float *exact = input->spread_x + x, *scaled = input->spread_scaled + x;
         if (has_scaled && input->avoid_subnormals)
             for (int s = 0; s < STRIPES; s++)
-                add_stripes_seen(at, ahead, s, exact, scaled, input->spread_stride, m, sum);
+                add_stripe_checked(at, ahead, s, exact, scaled, input->spread_stride, m, sum);
         else if (has_scaled)
             for (int s = 0; s < STRIPES; s++)
-                add_stripes(at, ahead, s, scaled, input->spread_stride, m, dtype, FORM_SCALED, sum);
+                add_stripe(at, ahead, s, scaled, input->spread_stride, m, dtype, FORM_SCALED, sum);
         else
             for (int s = 0; s < STRIPES; s++)
-                add_stripes(at, ahead, s, exact, input->spread_stride, m, dtype, FORM_EXACT, sum);
+                add_stripe(at, ahead, s, exact, input->spread_stride, m, dtype, FORM_EXACT, sum);
         stream_store(input, first, m, streams, sum);
     }
     stream_fold(&stream, input, stream_scale(weight, n), y);
@@ -314,8 +318,8 @@ static void stream(const struct rondo_gemm_weight *weight, int64_t n,
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
-/* Vector v of x has its blocks v * QUADS .. modulo row_blocks, stripe after stripe, each as load_stripe gives it: of f32
- * or, with half as many dwords in a block, of pairs. After a period come those that the streams of a strip that begins
+/* Vector v of x has its blocks v * VECTOR_BLOCKS .. modulo row_blocks, stripe after stripe, each as load_stripe gives it: of f32
+ * or, with half as many dwords in a block, of pairs. After a period come those that the streams of a window that begins
  * in it can meet. */
 static void spread(const uint32_t *from, int64_t row_blocks, int dwords, uint32_t *to)
 {
@@ -325,9 +329,9 @@ static void spread(const uint32_t *from, int64_t row_blocks, int dwords, uint32_
     if (vectors % streams != 0)
         vectors += streams - 1;
     for (int64_t v = 0; v < vectors; v++) {
-        const uint8_t *block[QUADS];
-        for (int q = 0; q < QUADS; q++)
-            block[q] = (const uint8_t *)(from + (v * QUADS + q) % row_blocks * dwords);
+        const uint8_t *block[VECTOR_BLOCKS];
+        for (int q = 0; q < VECTOR_BLOCKS; q++)
+            block[q] = (const uint8_t *)(from + (v * VECTOR_BLOCKS + q) % row_blocks * dwords);
         for (int s = 0; s < STRIPES; s++) {
             vi bits[4];
             int parts = load_stripe(block, s * STRIPE_BYTES(dtype), dtype, bits);

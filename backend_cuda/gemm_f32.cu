@@ -5,8 +5,9 @@
 // 4. A thread holds RowsM x RowsN outputs. The next slab is on its way in registers while this one is used. Two
 // tiles: 64 x 64 with 4 x 4 outputs a thread, and 8 x 32 with one for few rows.
 //
-// Version 1. Checked under emulation, never run on a device. Large tile: 8 loads from shared memory for 16 FMA,
-// predicted 40 % of the FMA rate; not made for speed.
+// Version 2. Checked under emulation, never run on a device. Large tile: 8 loads from shared memory for 16 FMA, and
+// the sums of quarters that wait are spilled (500 bytes a thread, touched once in 32 channels): predicted 35 % of the
+// FMA rate; not made for speed.
 #include "backend_cuda/gemm_tile.cuh"
 #include "backend_cuda/router.cuh"
 
@@ -124,7 +125,7 @@ __device__ __forceinline__ void multiply(float (&a)[S::rows_m][S::rows_n], const
 
 // Sums of the outputs of a thread over a quarter of a block, over the first two, and over the third.
 template <class S> struct f32_sums {
-    float a[S::rows_m][S::rows_n], first[S::rows_m][S::rows_n], third[S::rows_m][S::rows_n];
+    float a[S::rows_m][S::rows_n], first_two[S::rows_m][S::rows_n], third[S::rows_m][S::rows_n];
 };
 
 // After quarter j of a block: with the last one, a becomes the sum of all.
@@ -134,15 +135,15 @@ template <class S> __device__ __forceinline__ void add_quarter(f32_sums<S> &sums
     for (int m = 0; m < S::rows_m; m++)
 #pragma unroll
         for (int n = 0; n < S::rows_n; n++) {
-            float &a = sums.a[m][n], &first = sums.first[m][n], &third = sums.third[m][n];
+            float &a = sums.a[m][n], &first_two = sums.first_two[m][n], &third = sums.third[m][n];
             if (j == RONDO_QUARTERS - 1) {
-                a = first + (third + a);
+                a = first_two + (third + a);
                 continue;
             }
             if (j == 2)
                 third = a;
             else
-                first = j == 0 ? a : first + a;
+                first_two = j == 0 ? a : first_two + a;
             a = 0.0f;
         }
 }

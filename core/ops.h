@@ -23,8 +23,8 @@
 #define RONDO_CHUNK 64
 /* Positions of a segment of softmax attention; partial results of segments are merged in order. */
 #define RONDO_SEGMENT 1024
-/* A product sums each block of RONDO_BLOCK channels in quarters: of every RONDO_QUARTERS runs of so many channels,
- * quarter j has the j-th. */
+/* A product sums each block of RONDO_BLOCK channels in RONDO_QUARTERS quarters: of the block's runs of
+ * RONDO_QUARTER_RUN channels, quarter j has runs j, j + 4, j + 8 and so on. */
 #define RONDO_QUARTERS 4
 #define RONDO_QUARTER_RUN 4
 

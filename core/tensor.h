@@ -4,8 +4,8 @@
 
 #include "core/rondo.h"
 
-/* Side of a square FP8 weight block, and the number of channels that share an activation scale. Also the
- * length of the partial sums every GEMM accumulates (see rondo_op_gemm in core/ops.h). */
+/* Side of a square FP8 weight block, and the number of channels that share an activation scale; so also the channels
+ * whose sum a product scales and adds at once (see rondo_op_gemm in core/ops.h). */
 #define RONDO_BLOCK 128
 
 /* Row-major; rows may be further apart than they are long (`row_stride`), nothing else is strided. A

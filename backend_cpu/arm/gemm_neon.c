@@ -9,7 +9,7 @@
 #define GROUPS 8
 #define PANEL_GROUPS 4
 #define TILE_ROWS 6
-#define TILE_BEST 6
+#define TILE_USUAL 6
 #define PREFETCH_LOCALITY 2
 
 typedef float32x4_t vf;

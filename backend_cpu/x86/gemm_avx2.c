@@ -11,7 +11,7 @@
 #endif
 #define PANEL_GROUPS 2
 #define TILE_ROWS 6
-#define TILE_BEST 6
+#define TILE_USUAL 6
 #ifndef PREFETCH_LOCALITY
 #define PREFETCH_LOCALITY 3
 #endif
@@ -102,8 +102,7 @@ static inline void e4m3_spread(vi odd, vi even, vf to[4])
 }
 
 /* A word that is a code times 16 is the upper half of its number but for the bits 11 to 14, which repeat the sign, and
- * 0 to 3, in which another code may be. The product does what two
- * shifts would, on another port. */
+ * 0 to 3, in which another code may be. The product does what two shifts would, on another port. */
 static inline void e4m3_scaled(vi bits, vf to[4])
 {
     const vi mask = _mm256_set1_epi32((int)0x87f00000);

@@ -8,7 +8,7 @@
  * Whether a processor does all that is tried before the level is used. */
 #define LEVEL avx512bf16
 #define HAS_PAIRS
-#define TILE_BEST 8
+#define TILE_USUAL 8
 #include "backend_cpu/x86/gemm_avx512.h"
 
 #include "backend_cpu/gemm_kernels.h"
@@ -67,15 +67,15 @@ static inline struct tables load_tables(void)
 
 /* ---- stripes --------------------------------------------------------------------------------- */
 
-enum { STREAMS = PAIR_STREAMS, STRIP = STREAMS * QUADS };
+enum { WINDOW = PAIR_STREAMS * VECTOR_BLOCKS };
 
-/* Stripes stripe .. stripe + 3 of QUADS blocks that follow one another, a line of each: codes 4j + 1, 4j, 4j + 3, 4j + 2
- * of a block where PLACE puts them for lane j. */
+/* The four stripes of a line of each of VECTOR_BLOCKS blocks that follow one another: codes 4j + 1, 4j, 4j + 3, 4j + 2 of a
+ * stripe where PLACE puts them for lane j. */
 static inline __attribute__((always_inline)) void
 gather_codes(const uint8_t *at, const struct tables *tables, vi to[4])
 {
-    vi line[QUADS], half[4];
-    for (int q = 0; q < QUADS; q++)
+    vi line[VECTOR_BLOCKS], half[4];
+    for (int q = 0; q < VECTOR_BLOCKS; q++)
         line[q] = vi_load(at + q * RONDO_BLOCK);
     for (int q = 0; q < 2; q++) {
         half[q] = _mm512_shuffle_i32x4(line[2 * q], line[2 * q + 1], 0x44);
@@ -88,7 +88,7 @@ gather_codes(const uint8_t *at, const struct tables *tables, vi to[4])
 
 /* Continues the sums over four stripes of stream g; `pairs` are those of the first. Fetches as many lines. */
 static inline __attribute__((always_inline)) void
-add_dots(const vi codes[4], struct ahead_of_strip ahead, const struct tables *tables,
+add_dots(const vi codes[4], struct ahead_of_window ahead, const struct tables *tables,
          const uint32_t *pairs, int64_t stride, int m, vf sum[][MOST_STREAMS], int g)
 {
 #pragma GCC unroll 4
@@ -108,7 +108,7 @@ add_dots(const vi codes[4], struct ahead_of_strip ahead, const struct tables *ta
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
 
-/* stream_tile. */
+/* As stream_tile, of E4M3 by pairs. */
 static inline __attribute__((always_inline)) void dot_tile(const struct rondo_gemm_weight *weight,
                                                            int64_t n,
                                                            const struct rondo_gemm_input *input,
@@ -116,26 +116,26 @@ static inline __attribute__((always_inline)) void dot_tile(const struct rondo_ge
 {
     struct stream stream = stream_of(weight, n, next);
     const struct tables tables = load_tables();
-    for (int64_t first = 0; first < stream.blocks; first += STRIP) {
+    for (int64_t first = 0; first < stream.blocks; first += WINDOW) {
         int64_t position = first * RONDO_BLOCK;
-        struct ahead_of_strip ahead = stream_ahead(&stream, position);
-        const uint32_t *pairs =
-            input->spread_pairs + stream_vector(&stream, STREAMS) * (RONDO_BLOCK / 2 * QUADS);
+        struct ahead_of_window ahead = stream_ahead(&stream, position);
+        const uint32_t *pairs = input->spread_pairs + stream_vector(&stream, PAIR_STREAMS) *
+                                                          (RONDO_BLOCK / 2 * VECTOR_BLOCKS);
         vf sum[RONDO_GEMV_ROWS][MOST_STREAMS];
-        for (int g = 0; g < STREAMS; g++)
+        for (int g = 0; g < PAIR_STREAMS; g++)
             for (int i = 0; i < m; i++)
                 sum[i][g] = vf_zero();
         for (int half = 0; half < 2; half++)
 #pragma GCC unroll 4
-            for (int g = 0; g < STREAMS; g++) {
+            for (int g = 0; g < PAIR_STREAMS; g++) {
                 vi codes[4];
-                gather_codes(stream.at + position + g * QUADS * RONDO_BLOCK + half * LINE, &tables,
-                             codes);
-                add_dots(codes, further_ahead(ahead, (half * STREAMS + g) * 4 * LINE), &tables,
-                         pairs + (2 * g + half) * (RONDO_BLOCK / 4 * QUADS), input->spread_stride,
-                         m, sum, g);
+                gather_codes(stream.at + position + g * VECTOR_BLOCKS * RONDO_BLOCK + half * LINE,
+                             &tables, codes);
+                add_dots(codes, further_ahead(ahead, (half * PAIR_STREAMS + g) * 4 * LINE), &tables,
+                         pairs + (2 * g + half) * (RONDO_BLOCK / 4 * VECTOR_BLOCKS),
+                         input->spread_stride, m, sum, g);
             }
-        stream_store(input, first, m, STREAMS, sum);
+        stream_store(input, first, m, PAIR_STREAMS, sum);
     }
     stream_fold(&stream, input, stream_scale(weight, n), y);
 }
@@ -224,7 +224,7 @@ static bool panel_of_pairs(const struct rondo_gemm_weight *weight, int64_t n, in
     return wrong == 0;
 }
 
-/* tile_channel, of a pair of channels. */
+/* As tile_channel, of a pair of channels. */
 static inline __attribute__((always_inline)) void
 tile_pair(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, tile_sums sum)
 {
@@ -246,8 +246,8 @@ dots_of(int m, const uint32_t *a, int64_t a_stride, const uint32_t *b, int depth
         const float *a_scale, int64_t a_scale_stride, const float *b_scale, float *y,
         int64_t y_stride, struct rondo_gemm_fetch *fetch)
 {
-    struct quarters before;
-    clear_sums(m, before.first);
+    struct waiting before;
+    clear_sums(m, before.first_two);
     clear_sums(m, before.third);
     for (int first = 0, block = 0; first < depth; first += RONDO_BLOCK, block++) {
         tile_sums sum;

@@ -309,7 +309,7 @@ static struct shape random_shape(struct check *check)
 /* Few rows, and a weight that streams on a CPU: see backend_cpu/gemm_internal.h. */
 static struct shape streamed_shape(struct check *check, int i)
 {
-    static const int32_t k[] = {512, 1024, 1536, 2048, 2560}, n[] = {32, 64, 96, 128, 160};
+    static const int32_t k[] = {128, 384, 512, 640, 1152, 2048, 2560}, n[] = {32, 64, 96, 128, 160};
     struct shape s = random_shape(check);
     s.weight = i % (int)COUNT(weights);
     s.rows = 1 + i / (int)COUNT(weights) % 3;
@@ -362,6 +362,7 @@ static void check_gemm(struct check *check)
         s.residual = s.residual && !s.vanishing;
         gemm_case(check, &s);
     }
+    static const int32_t streamed[] = {128, 384, 512};
     for (int i = 0; i < (int)COUNT(weights) * 8 && check->in_place; i++) {
         struct shape s = random_shape(check);
         s.rows = i & 1 ? check_random_range(check, 1, 3) : check_random_range(check, 4, 9);
@@ -369,7 +370,7 @@ static void check_gemm(struct check *check)
         if (i % 4 == 3) {
             s.n =
                 i % 8 == 3 ? 32 : 45; /* one streams, the other would if its last tile were whole */
-            s.k = 512;
+            s.k = PICK(check, streamed);
         }
         mapped_case(check, &s);
     }

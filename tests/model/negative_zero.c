@@ -16,7 +16,7 @@
 enum { N_MODES = 3, MAX_DEVICES = 8, GENERATED = 1 };
 static const char *const mode_names[N_MODES] = {"f32", "bf16", "fp8"};
 static const enum rondo_mode modes[N_MODES] = {RONDO_MODE_F32, RONDO_MODE_BF16, RONDO_MODE_FP8};
-/* For hardware, whose products have another order: emulated devices give the bits of the CPU here. A code that is NaN
+/* Of bf16 and fp8 for hardware, whose products have another order; emulated devices come far nearer. A code that is NaN
  * makes everything NaN. */
 static const double tolerances[N_MODES] = {1e-10, 1e-2, 1e-1};
 /* Scales of blocks, in the output head too, and of rows; the table, routers and some of a layer's experts. */

@@ -1,4 +1,4 @@
-/* The Hopper GEMM under emulation: the bits of the order that core/ops.h fixes, for any number of rows, ragged N and
+/* The Hopper GEMM under emulation: the bits of the order in which emulated tensor cores add, for any number of rows, ragged N and
  * K, every tile shape, parts, groups, gathered rows, scales, bias and residual; copies and products as late as a
  * device may do them, and at once. */
 extern "C" {
@@ -126,7 +126,7 @@ struct Problem {
             group++;
         return group;
     }
-    // The order of core/ops.h; `exact` gets the sum in double.
+    // Channels of a block in order, as emulated tensor cores add them; `exact` gets the sum in double.
     float value(int row, int p, int n, double *exact) const
     {
         const int group = group_of(row), from = c.gather ? gather[row] : row;

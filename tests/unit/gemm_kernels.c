@@ -40,12 +40,12 @@ static uint32_t next_random(void)
     return state >> 8;
 }
 
-/* One code in 256 is subnormal or zero, so that most runs of codes have none and some do. */
+/* One code in 1024 is subnormal or zero, so that many runs of codes have none and many do. */
 static void fill(void)
 {
     for (int i = 0; i < ROWS * MOST_K; i++) {
         uint32_t random = next_random();
-        uint32_t code = random % 256 == 0 ? random >> 8 & 7 : 8 + (random >> 8) % 119;
+        uint32_t code = random % 1024 == 0 ? random >> 10 & 7 : 8 + (random >> 10) % 119;
         codes[i] = (uint8_t)(code | (random >> 16 & 0x80));
     }
     for (int i = 0; i < RONDO_GEMV_ROWS; i++)
