@@ -20,7 +20,8 @@ _Static_assert(RONDO_QUARTERS == 4 && RONDO_QUARTER_RUN == 4,
 enum { STRIPE = RONDO_QUARTERS * RONDO_QUARTER_RUN, STRIPES = RONDO_BLOCK / STRIPE };
 #define STRIPE_BYTES(dtype) (STRIPE * 4 / PER_DWORD(dtype))
 #define BLOCK_BYTES(dtype) (RONDO_BLOCK * 4 / PER_DWORD(dtype))
-/* Bytes from use to the two prefetches of a line, whole windows but for f32. With FAR twice as far E4M3 by pairs was slower. */
+/* Bytes from use to the two prefetches of a line, whole windows but for f32. With FAR twice as far AVX2 read E4M3 at
+ * 89 % of the bandwidth rather than at 94, and pairs were no faster (Zen 5). */
 enum { LINE = 64, FAR = 16384, NEAR = 8192 };
 
 /* Tile of output channels n .. n + ROWS as blocks one after the other. */
@@ -167,9 +168,9 @@ static const float *stream_scale(const struct rondo_gemm_weight *weight, int64_t
 
 /* ---- any weights ----------------------------------------------------------------------------- */
 
-/* A stripe, `offset` bytes into each of VECTOR_BLOCKS blocks, as it is in memory and with four lanes for each block, lane j of
- * which has quarter j: STRIPE / 4 vectors, one for each channel of the quarters' runs, or as many of them in one as
- * a dword holds. */
+/* A stripe, `offset` bytes into each of VECTOR_BLOCKS blocks, as it is in memory and with four lanes for each block,
+ * lane j of which has quarter j: STRIPE / 4 vectors, one for each channel of the quarters' runs, or as many of them in
+ * one as a dword holds. */
 static inline __attribute__((always_inline)) int
 load_stripe(const uint8_t *const block[VECTOR_BLOCKS], int64_t offset, enum rondo_dtype dtype,
             vi bits[4])
@@ -217,7 +218,8 @@ static inline __attribute__((always_inline)) void load_stream(const uint8_t *at,
     load_stripe(block, stripe * STRIPE_BYTES(dtype), dtype, bits);
 }
 
-/* Continues the sums over stripe `stripe` of a window whose weights begin at `at` and meet the vectors of x from x on. */
+/* Continues the sums over stripe `stripe` of a window whose weights begin at `at` and meet the vectors of x from x
+ * on. */
 static inline __attribute__((always_inline)) void
 add_stripe(const uint8_t *at, struct ahead_of_window ahead, int stripe, const float *x,
            int64_t stride, int m, enum rondo_dtype dtype, enum form form, vf sum[][MOST_STREAMS])
@@ -318,9 +320,9 @@ static void stream(const struct rondo_gemm_weight *weight, int64_t n,
 
 /* ---- x --------------------------------------------------------------------------------------- */
 
-/* Vector v of x has its blocks v * VECTOR_BLOCKS .. modulo row_blocks, stripe after stripe, each as load_stripe gives it: of f32
- * or, with half as many dwords in a block, of pairs. After a period come those that the streams of a window that begins
- * in it can meet. */
+/* Vector v of x has its blocks v * VECTOR_BLOCKS .. modulo row_blocks, stripe after stripe, each as load_stripe gives
+ * it: of f32 or, with half as many dwords in a block, of pairs. After a period come those that the streams of a window
+ * that begins in it can meet. */
 static void spread(const uint32_t *from, int64_t row_blocks, int dwords, uint32_t *to)
 {
     enum rondo_dtype dtype = dwords == RONDO_BLOCK ? RONDO_F32 : RONDO_BF16;

@@ -69,8 +69,8 @@ static inline struct tables load_tables(void)
 
 enum { WINDOW = PAIR_STREAMS * VECTOR_BLOCKS };
 
-/* The four stripes of a line of each of VECTOR_BLOCKS blocks that follow one another: codes 4j + 1, 4j, 4j + 3, 4j + 2 of a
- * stripe where PLACE puts them for lane j. */
+/* The four stripes of a line of each of VECTOR_BLOCKS blocks that follow one another: codes 4j + 1, 4j, 4j + 3, 4j + 2
+ * of a stripe where PLACE puts them for lane j. */
 static inline __attribute__((always_inline)) void
 gather_codes(const uint8_t *at, const struct tables *tables, vi to[4])
 {
@@ -162,8 +162,8 @@ static inline vi load_rows32(const uint8_t *first, const uint8_t *second, int64_
         _mm256_loadu_si256((const __m256i *)(second + offset)), 1);
 }
 
-/* CHUNK codes of 16 rows as pairs: to[i][lane] are channels 2 i and 2 i + 1 of the rows. As `transpose`, but the last of
- * its shuffles puts the codes of a dword in their places, too. */
+/* CHUNK codes of 16 rows as pairs: to[i][lane] are channels 2 i and 2 i + 1 of the rows. As `transpose`, but the last
+ * of its shuffles puts the codes of a dword in their places, too. */
 static inline __attribute__((always_inline)) void
 store_codes(const uint8_t *const *row, int64_t offset, const struct tables *tables, uint32_t *to)
 {

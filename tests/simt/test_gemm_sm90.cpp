@@ -1,6 +1,6 @@
-/* The Hopper GEMM under emulation: the bits of the order in which emulated tensor cores add, for any number of rows, ragged N and
- * K, every tile shape, parts, groups, gathered rows, scales, bias and residual; copies and products as late as a
- * device may do them, and at once. */
+/* The Hopper GEMM under emulation: the bits of the order in which emulated tensor cores add, for any number of
+ * rows, ragged N and K, every tile shape, parts, groups, gathered rows, scales, bias and residual; copies and products
+ * as late as a device may do them, and at once. */
 extern "C" {
 #include "core/dtype.h"
 }
